@@ -1,0 +1,1 @@
+"""World features in, language-model token embeddings out."""

@@ -1,0 +1,181 @@
+"""World features to language-model token embeddings: attentive pooling that keeps *where*, then an MLP.
+
+V-JEPA 2 carries positions only inside its rotary attention, so pooled tokens alone are a set without places. Every
+token therefore gets a (t, y, x) code before self-attention compares objects and queries pool them.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.configuration_utils import PreTrainedConfig
+
+
+@strict
+class BridgeConfig(PreTrainedConfig):
+    """Shape of the bridge.
+
+    feature_width: channels of a world feature (all tapped layers side by side); grid: its tokens as (t, y, x).
+    cells: the coarse grid of pooled tokens (t, y, x); global_tokens: queries without a place; imagined_tokens: queries
+    that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
+    imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
+    """
+
+    model_type = "foretell_bridge"
+
+    feature_width: int = 576
+    grid: list[int] | tuple[int, int, int] = (4, 8, 8)
+    imagined_width: int = 192
+    imagined_grid: list[int] | tuple[int, int, int] = (2, 8, 8)
+    width: int = 192
+    depth: int = 2
+    heads: int = 6
+    cells: list[int] | tuple[int, int, int] = (1, 4, 4)
+    global_tokens: int = 8
+    imagined_tokens: int = 8
+    llm_width: int = 576
+    token_scale: float = 0.1
+
+    @property
+    def seen_tokens(self) -> int:
+        t, y, x = self.cells
+        return t * y * x + self.global_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Token embeddings a clip takes in the language model's context."""
+        return self.seen_tokens + self.imagined_tokens
+
+
+class GridCode(nn.Module):
+    """One learned code an axis, summed: tells a token where and when it is. [t*y*x, D]"""
+
+    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.axes = nn.ParameterList([nn.Parameter(torch.randn(n, width) * 0.2) for n in grid])
+
+    def forward(self) -> Tensor:
+        t, y, x = self.axes
+        codes: Tensor = t[:, None, None] + y[None, :, None] + x[None, None, :]
+        return codes.flatten(0, 2)
+
+
+class Intake(nn.Module):
+    """Standardise channels by training statistics, project, and add the place: [B, N, C] -> [B, N, D]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.project = nn.Linear(channels, width)
+        self.code = GridCode(grid, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        standard = (features.to(self.mean.dtype) - self.mean) / self.std  # [B, N, C]
+        projected: Tensor = self.project(standard)
+        placed: Tensor = projected + self.code()
+        return placed
+
+
+class Reader(nn.Module):
+    """Queries read a set of tokens by cross-attention, then a residual MLP: [K, D], [B, N, D] -> [B, K, D]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_query, self.norm_tokens, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        queries = queries.expand(len(tokens), -1, -1)  # [B, K, D]
+        keys = self.norm_tokens(tokens)
+        read: Tensor = queries + self.attention(self.norm_query(queries), keys, keys, need_weights=False)[0]
+        mixed: Tensor = read + self.mlp(self.norm_mlp(read))
+        return mixed
+
+
+def halve(grid: tuple[int, ...]) -> tuple[int, int, int]:
+    """The grid after 2x2 spatial average pooling (axes of one cell stay)."""
+    t, y, x = grid
+    return t, max(y // 2, 1), max(x // 2, 1)
+
+
+class WorldProjector(nn.Module):
+    """The bridge: features of what was seen, and of what is expected next, become K token embeddings.
+
+    Pooling follows the attentive probe of V-JEPA (Bardes et al. 2024, section 4) with self-attention before it; queries
+    follow Perceiver IO (Jaegle et al. 2021). Imagined tokens are average-pooled 2x2 and join the same self-attention
+    under a type code of their own.
+    """
+
+    def __init__(self, config: BridgeConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, heads = config.width, config.heads
+        self.seen = Intake(config.feature_width, tuple(config.grid), width)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.depth)
+        )
+        self.cells = GridCode(tuple(config.cells), width)
+        self.globals = nn.Parameter(torch.randn(config.global_tokens, width) * 0.5)
+        if config.imagined_tokens:
+            self.imagined = Intake(config.imagined_width, halve(tuple(config.imagined_grid)), width)
+            self.imagined_type = nn.Parameter(torch.randn(width) * 0.2)
+            self.imagined_queries = nn.Parameter(torch.randn(config.imagined_tokens, width) * 0.5)
+        self.reader = Reader(width, heads)
+        self.out = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, config.llm_width),
+            nn.GELU(),
+            nn.Linear(config.llm_width, config.llm_width),
+        )
+        self.out_norm = nn.LayerNorm(config.llm_width)
+
+    def forward(self, features: Tensor, imagined: Tensor | None = None) -> Tensor:
+        """features [B, N, C], imagined [B, M, E] or None -> [B, K, llm_width].
+
+        Raises ValueError where imagination is switched on but no imagined features came, or the other way round.
+        """
+        return self.embed(self.read(features, imagined))
+
+    def read(self, features: Tensor, imagined: Tensor | None = None) -> Tensor:
+        """The pooled tokens before they are put into the language model's space: [B, K, width]."""
+        if (imagined is None) == bool(self.config.imagined_tokens):
+            given = "none came" if imagined is None else "some came"
+            raise ValueError(
+                f"the bridge has {self.config.imagined_tokens} imagined tokens, but of imagined features {given}"
+            )
+        tokens = self.seen(features)  # [B, N, D]
+        queries = torch.cat([self.cells(), self.globals])  # [K', D]
+        if imagined is not None:
+            tokens = torch.cat([tokens, self.imagined(self.pool(imagined)) + self.imagined_type], dim=1)
+            queries = torch.cat([queries, self.imagined_queries])
+        for block in self.blocks:
+            tokens = block(tokens)
+        read: Tensor = self.reader(queries, tokens)
+        return read
+
+    def embed(self, pooled: Tensor) -> Tensor:
+        """[B, K, width] -> token embeddings of the language model's scale [B, K, llm_width]."""
+        scaled: Tensor = self.out_norm(self.out(pooled)) * self.config.token_scale
+        return scaled
+
+    def pool(self, imagined: Tensor) -> Tensor:
+        """Average 2x2 neighbours: [B, t*y*x, E] -> [B, t*(y/2)*(x/2), E]."""
+        grid = tuple(self.config.imagined_grid)
+        t, y, x = halve(grid)
+        volume = imagined.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # [B, E, t, y, x]
+        return nn.functional.adaptive_avg_pool3d(volume, (t, y, x)).flatten(2).transpose(1, 2)
+
+    @torch.no_grad()
+    def standardise(self, features: tuple[Tensor, Tensor], imagined: tuple[Tensor, Tensor] | None = None) -> None:
+        """Store the (mean [C], std [C]) of the training features, of imagined ones too where they are used."""
+        intakes = [(self.seen, features)] + ([(self.imagined, imagined)] if imagined is not None else [])
+        for intake, (mean, std) in intakes:
+            intake.mean.copy_(mean)
+            intake.std.copy_(std.clamp_min(1e-3))

@@ -1,0 +1,1 @@
+"""System 1: a video in, world features out."""

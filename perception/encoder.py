@@ -1,0 +1,231 @@
+"""System 1's eyes: a short clip in, a grid of world features out, from any encoder that speaks `WorldEncoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import VJEPA2Config, VJEPA2Model
+from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Layer, VJEPA2RopeAttention
+
+# The statistics of VJEPA2VideoProcessor.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Not fields of VJEPA2Config itself: `rate`, in frames per second, is kept in a saved folder's config.json.
+EMBEDDED: dict[str, Any] = {"attn_implementation": "sdpa", "rate": 8.0}
+
+Rotation = tuple[Tensor, Tensor]
+
+
+class WorldEncoder(Protocol):
+    """What the bridge needs to know of an encoder: how wide, what grid, how many frames of what size how fast."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int, int]: ...
+    @property
+    def tokens_per_clip(self) -> int: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def size(self) -> int: ...
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """World features of clips: uint8 [B, T, H, W, 3] -> float [B, N, width]."""
+        ...
+
+
+def nano_config() -> VJEPA2Config:
+    """The embedded encoder: 3.2M parameters that see one second as 4 x 8 x 8 tokens."""
+    return VJEPA2Config(
+        patch_size=8,
+        crop_size=64,
+        frames_per_clip=8,
+        tubelet_size=2,
+        hidden_size=192,
+        num_attention_heads=6,
+        num_hidden_layers=6,
+        pred_hidden_size=96,
+        pred_num_attention_heads=3,
+        pred_num_hidden_layers=4,
+        pred_num_mask_tokens=2,
+        pred_zero_init_mask_tokens=False,
+        **EMBEDDED,
+    )
+
+
+def tiny_config() -> VJEPA2Config:
+    """The same shape small enough for a test: 4 x 4 x 4 tokens of 48 numbers."""
+    return VJEPA2Config(
+        patch_size=4,
+        crop_size=16,
+        frames_per_clip=8,
+        tubelet_size=2,
+        hidden_size=48,
+        num_attention_heads=3,
+        num_hidden_layers=3,
+        pred_hidden_size=32,
+        pred_num_attention_heads=2,
+        pred_num_hidden_layers=2,
+        pred_num_mask_tokens=2,
+        pred_zero_init_mask_tokens=False,
+        **EMBEDDED,
+    )
+
+
+def grid_of(config: VJEPA2Config) -> tuple[int, int, int]:
+    """Tokens along time, height and width."""
+    assert isinstance(config.patch_size, int), config.patch_size
+    side = config.crop_size // config.patch_size
+    return config.frames_per_clip // config.tubelet_size, side, side
+
+
+def rotation(layer: nn.Module, positions: Tensor) -> Rotation:
+    """The rotary code of token positions, computed once for all layers (Hugging Face's recomputes it in each).
+
+    positions: int64 [B, K], indices into the flattened (t, y, x) grid. Returns cos and sin, [B, 1, K, head width].
+    The halves are tiled, not interleaved, as in the upstream code whose checkpoints depend on it.
+    """
+    assert isinstance(layer, VJEPA2Layer), type(layer)
+    attention = layer.attention
+    side, width = attention.grid_size, attention.d_dim
+    axes = (positions // side**2, positions % side**2 // side, positions % side)
+    rates = 10000.0 ** -(torch.arange(width // 2, device=positions.device) / (width / 2))
+    angles = torch.cat([(axis[..., None] * rates).repeat(1, 1, 2) for axis in axes], dim=-1)
+    angles = F.pad(angles, (0, attention.attention_head_size - 3 * width))[:, None]  # [B, 1, K, head]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: Rotation) -> Tensor:
+    """Rotate pairs of channels of queries or keys [B, heads, K, head width] by their positions' angles."""
+    cos, sin = turn
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-odd, even), dim=-1).flatten(-2) * sin
+
+
+def attend(attention: VJEPA2RopeAttention, hidden: Tensor, turn: Rotation) -> Tensor:
+    """Self-attention of V-JEPA 2 with a rotary code given from outside: [B, K, D] -> [B, K, D]."""
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    query, key, value = (
+        project(hidden).unflatten(-1, heads).transpose(1, 2)  # [B, heads, K, head]
+        for project in (attention.query, attention.key, attention.value)
+    )
+    mixed = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value)
+    output: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
+    return output
+
+
+def block(layer: nn.Module, hidden: Tensor, turn: Rotation) -> Tensor:
+    """One transformer layer of V-JEPA 2: [B, K, D] -> [B, K, D]."""
+    assert isinstance(layer, VJEPA2Layer), type(layer)
+    hidden = hidden + layer.drop_path(attend(layer.attention, layer.norm1(hidden), turn))
+    output: Tensor = hidden + layer.drop_path(layer.mlp(layer.norm2(hidden)))
+    return output
+
+
+def gather(tokens: Tensor, positions: Tensor) -> Tensor:
+    """The tokens [B, N, D] at positions int64 [B, K]: [B, K, D]."""
+    return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def tapped(model: VJEPA2Model, pixels: Tensor, taps: tuple[int, ...], keep: Tensor | None = None) -> list[Tensor]:
+    """What the encoder knows after each layer in `taps` (1 = the first), seeing all tokens or only those kept.
+
+    pixels: normalised [B, T, 3, H, W]; keep: int64 [B, K] positions of the tokens that are encoded at all.
+    Returns a list of [B, K or N, D]; the model's final norm is applied to the last layer only.
+    """
+    depth = model.config.num_hidden_layers
+    if not taps or not all(1 <= tap <= depth for tap in taps):
+        raise ValueError(f"taps {taps} must be layers of the encoder, 1 to {depth}: choose among those")
+    hidden: Tensor = model.encoder.embeddings(pixels)  # [B, N, D]
+    positions = torch.arange(hidden.shape[1], device=hidden.device)[None] if keep is None else keep
+    hidden = hidden if keep is None else gather(hidden, keep)
+    cos, sin = rotation(model.encoder.layer[0], positions)
+    turn = cos.to(hidden.dtype), sin.to(hidden.dtype)
+    states: dict[int, Tensor] = {}
+    for number, layer in enumerate(model.encoder.layer[: max(taps)], start=1):
+        hidden = block(layer, hidden, turn)
+        states[number] = hidden
+    if depth in taps:
+        states[depth] = model.encoder.layernorm(hidden)
+    return [states[tap] for tap in taps]
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """Frames as the encoder was trained to see them: uint8 [B, T, H, W, 3] -> float [B, T, 3, H, W]."""
+    mean, std = (torch.tensor(values, device=frames.device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((frames - mean) / std).permute(0, 1, 4, 2, 3)
+
+
+def resize(frames: Tensor, size: int) -> Tensor:
+    """The whole frame squashed to a square, antialiased, nothing cropped: uint8 [T, H, W, 3] -> [T, size, size, 3]."""
+    if frames.shape[1:3] == (size, size):
+        return frames
+    pixels = frames.permute(0, 3, 1, 2).float()
+    small = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class VJEPA2World(nn.Module):
+    """A V-JEPA 2 encoder as a `WorldEncoder`: several depths of one model, side by side."""
+
+    def __init__(self, model: VJEPA2Model, taps: tuple[int, ...] | None = None, rate: float | None = None) -> None:
+        super().__init__()
+        depth = model.config.num_hidden_layers
+        rate = getattr(model.config, "rate", None) if rate is None else rate
+        if rate is None:
+            raise ValueError("this encoder's folder does not say its frame rate: pass rate, in frames per second")
+        self.model = model
+        self.taps = tuple(sorted({max(1, depth // 3), max(1, 2 * depth // 3), depth})) if taps is None else taps
+        self._rate = float(rate)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, taps: tuple[int, ...] | None = None, rate: float | None = None
+    ) -> VJEPA2World:
+        """An encoder from a folder or a Hub id, frozen, in float32; `taps` default to 1/3, 2/3 and full depth."""
+        model = VJEPA2Model.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32)
+        return cls(model.eval().requires_grad_(False), taps, rate)
+
+    @property
+    def width(self) -> int:
+        return len(self.taps) * int(self.model.config.hidden_size)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return grid_of(self.model.config)
+
+    @property
+    def tokens_per_clip(self) -> int:
+        time, height, width = self.grid
+        return time * height * width
+
+    @property
+    def frames(self) -> int:
+        return int(self.model.config.frames_per_clip)
+
+    @property
+    def rate(self) -> float:
+        return self._rate
+
+    @property
+    def size(self) -> int:
+        return int(self.model.config.crop_size)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """World features of clips: uint8 [B, T, H, W, 3] -> float [B, N, width], the tapped layers side by side."""
+        expected = (self.frames, self.size, self.size, 3)
+        if frames.dtype != torch.uint8 or frames.shape[1:] != expected:
+            raise ValueError(
+                f"frames are {frames.dtype} {tuple(frames.shape)}; this encoder sees torch.uint8 clips of shape "
+                f"{expected}, batched: sample and resize them first"
+            )
+        pixels = normalise(frames).to(self.model.dtype)
+        return torch.cat(tapped(self.model, pixels, self.taps), dim=-1)

@@ -1,0 +1,89 @@
+"""System 1's expectations: V-JEPA's own predictor, asked for what was not seen, and how wrong it was."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import VJEPA2Model
+
+from .encoder import block, grid_of, rotation, tapped
+
+# V-JEPA gives each kind of mask its own mask token; Hugging Face's predictor always uses the one at index 1.
+BLOCKS, FUTURE = 0, 1
+
+
+def complete(model: VJEPA2Model, features: Tensor, context: Tensor, target: Tensor, token: int = FUTURE) -> Tensor:
+    """The predictor's view of the whole scene: at the places it was shown, then at those it was not.
+
+    features: [B, K, D], the encoder's last hidden states at positions `context`, int64 [B, K]; `target`: int64 [B, M].
+    Returns [B, K + M, D]. V-JEPA 2.1 trains the first K outputs too (its dense loss).
+    """
+    predictor = model.predictor
+    shown: Tensor = predictor.embeddings.predictor_embeddings(features)
+    blank = predictor.embeddings.mask_tokens[token % predictor.embeddings.num_mask_tokens].to(shown.dtype)
+    hidden = torch.cat([shown, blank.expand(*target.shape, -1)], dim=1)  # [B, K + M, d]
+    cos, sin = rotation(predictor.layer[0], torch.cat([context, target], dim=1))
+    turn = cos.to(hidden.dtype), sin.to(hidden.dtype)
+    for layer in predictor.layer:
+        hidden = block(layer, hidden, turn)
+    output: Tensor = predictor.proj(predictor.layernorm(hidden))
+    return output
+
+
+def predict(model: VJEPA2Model, features: Tensor, context: Tensor, target: Tensor) -> Tensor:
+    """Expected features at the positions `target` [B, M], given those [B, K, D] at `context` [B, K]: [B, M, D]."""
+    return complete(model, features, context, target)[:, context.shape[1] :]
+
+
+def halves(model: VJEPA2Model, batch: int) -> tuple[Tensor, Tensor]:
+    """Positions of the earlier and the later half of the window, in time: int64 [B, K], [B, M]."""
+    time, height, width = grid_of(model.config)
+    positions = torch.arange(time * height * width, device=model.device).expand(batch, -1)
+    past = (time // 2) * height * width
+    return positions[:, :past], positions[:, past:]
+
+
+def imagine(model: VJEPA2Model, last_hidden: Tensor) -> Tensor:
+    """Expected features of what comes next: the tubelets that follow the window, as many as the later half holds.
+
+    last_hidden: [B, N, D], the encoder's last hidden states (final norm applied). Its last T // 2 tubelets are
+    re-indexed to the start of the position grid and the rest of the grid is predicted: the causal mask of pretraining.
+    Shifting both beyond the grid instead would not be the same: upstream's tiled rotary code is not quite relative.
+    Returns [B, M, D] in (t, y, x) order.
+    """
+    past, future = halves(model, last_hidden.shape[0])
+    return predict(model, last_hidden[:, -past.shape[1] :], past, future)
+
+
+def target_levels(model: VJEPA2Model) -> tuple[int, ...]:
+    """The layers whose mean the predictor was trained to expect; V-JEPA 2 proper expects the last one."""
+    return tuple(getattr(model.config, "target_levels", None) or (model.config.num_hidden_layers,))
+
+
+def expected_form(states: list[Tensor]) -> Tensor:
+    """Hidden states [B, N, D] of several layers in the form in which they are predicted: normed, averaged, normed.
+
+    The mean over layers is data2vec's (arXiv 2202.03555, section 3.3); the norm without gain is V-JEPA's.
+    """
+    width = states[0].shape[-1:]
+    mean = torch.stack([F.layer_norm(state.float(), width) for state in states]).mean(0)
+    return F.layer_norm(mean, width)
+
+
+def surprise_map(model: VJEPA2Model, pixels: Tensor) -> Tensor:
+    """How far what came is from what was expected of it: the later half of the window against the earlier.
+
+    The earlier half is encoded on its own, so that nothing of the later leaks into the expectation.
+    pixels: normalised [B, T, 3, H, W]. Returns the L1 distance per feature, [B, t, h, w], of the later t tubelets.
+    """
+    past, future = halves(model, pixels.shape[0])
+    (known,) = tapped(model, pixels, (model.config.num_hidden_layers,), keep=past)
+    came = expected_form(tapped(model, pixels, target_levels(model)))[:, past.shape[1] :]
+    distance = (predict(model, known, past, future) - came).abs().mean(-1)  # [B, M]
+    return distance.reshape(len(pixels), -1, *grid_of(model.config)[1:])
+
+
+def surprise(model: VJEPA2Model, pixels: Tensor) -> Tensor:
+    """Surprise of each tubelet in the later half of the window: pixels [B, T, 3, H, W] -> [B, t]."""
+    return surprise_map(model, pixels).mean((2, 3))

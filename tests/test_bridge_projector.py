@@ -1,0 +1,66 @@
+"""Claims about the bridge: shapes, places are kept, imagination is a switch."""
+
+import pytest
+import torch
+
+from foretell.bridge.projector import BridgeConfig, WorldProjector
+
+
+def small(imagined: int = 2) -> WorldProjector:
+    torch.manual_seed(0)
+    config = BridgeConfig(
+        feature_width=12, grid=(2, 4, 4), imagined_width=6, imagined_grid=(1, 4, 4), width=16, depth=1, heads=2,
+        cells=(1, 2, 2), global_tokens=3, imagined_tokens=imagined, llm_width=20, token_scale=0.5,
+    )  # fmt: skip
+    return WorldProjector(config).eval()
+
+
+def features(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 32, 12, generator=generator), torch.randn(batch, 16, 6, generator=generator)
+
+
+def test_default_bridge_takes_at_most_32_tokens() -> None:
+    assert BridgeConfig().tokens <= 32
+
+
+def test_tokens_have_the_language_models_width_and_scale() -> None:
+    bridge = small()
+    tokens = bridge(*features())
+    assert tokens.shape == (3, bridge.config.tokens, 20)
+    assert tokens.std(-1).mean().item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_moving_a_feature_to_another_place_changes_the_tokens() -> None:
+    """A pooler without position codes would be blind to this."""
+    bridge, (seen, imagined) = small(), features()
+    shuffled = seen[:, torch.randperm(32, generator=torch.Generator().manual_seed(2))]
+    assert (bridge(seen, imagined) - bridge(shuffled, imagined)).abs().max() > 1e-3
+
+
+def test_permuting_the_batch_permutes_the_tokens() -> None:
+    bridge, (seen, imagined) = small(), features()
+    order = torch.tensor([2, 0, 1])
+    assert torch.allclose(bridge(seen, imagined)[order], bridge(seen[order], imagined[order]), atol=1e-5)
+
+
+def test_imagination_reaches_the_tokens_and_can_be_switched_off() -> None:
+    bridge, (seen, imagined) = small(), features()
+    assert (bridge(seen, imagined) - bridge(seen, imagined + 1)).abs().max() > 1e-3
+    without = small(imagined=0)
+    assert without(seen).shape[1] == bridge.config.tokens - 2
+    assert not any("imagined" in name for name, _ in without.named_parameters())
+
+
+@pytest.mark.parametrize(("imagined", "given"), [(2, False), (0, True)])
+def test_a_missing_or_unexpected_imagination_is_an_error(imagined: int, given: bool) -> None:
+    seen, expected = features()
+    with pytest.raises(ValueError, match="imagined tokens"):
+        small(imagined)(seen, expected if given else None)
+
+
+def test_standardised_channels_do_not_depend_on_the_encoders_scale() -> None:
+    (seen, imagined), plain, scaled = features(), small(), small()
+    plain.standardise((seen.mean((0, 1)), seen.std((0, 1))))
+    scaled.standardise(((7 * seen + 3).mean((0, 1)), (7 * seen + 3).std((0, 1))))
+    assert torch.allclose(plain(seen, imagined), scaled(7 * seen + 3, imagined), atol=1e-4)
