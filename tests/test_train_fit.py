@@ -1,0 +1,132 @@
+"""Claims about bridge training: the frozen stays frozen, a cut run goes on to the same losses, the result answers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, VJEPA2Model
+
+from foretell.perception.encoder import tiny_config
+from foretell.reasoner.answer import Foretell
+from foretell.train import fit
+from foretell.train.data import load_clips, questions_by_clip
+from foretell.train.facts import MISSING, FactSpace, facts_of
+from foretell.train.recipes import FitRecipe, tiny
+from foretell.train.worlds import generate
+
+from .reasoner_tiny import tiny_text_config, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of 24 clips, an untrained encoder and an untrained language model on disk."""
+    root = tmp_path_factory.mktemp("lab")
+    generate(root / "data", 24, seed=50, progress=False)
+    torch.manual_seed(0)
+    VJEPA2Model(tiny_config()).save_pretrained(root / "encoder")
+    LlamaForCausalLM(tiny_text_config()).save_pretrained(root / "llm")
+    tiny_tokenizer().save_pretrained(root / "llm")
+    return root
+
+
+def train(lab: Path, out: Path, recipe: FitRecipe) -> Path:
+    return fit.run(lab / "data", lab / "data", lab / "encoder", out, recipe, str(lab / "llm"), lab / "features")
+
+
+@pytest.fixture(scope="module")
+def model(lab: Path) -> Path:
+    return train(lab, lab / "run", tiny())
+
+
+def losses(out: Path) -> list[tuple[str, int, float]]:
+    return [
+        (stage, row["step"], row["loss"])
+        for stage in ("warm", "align", "tune")
+        for row in map(json.loads, (out / stage / "metrics.jsonl").read_text().splitlines())
+    ]
+
+
+def test_the_result_answers_with_an_option_and_a_calibrated_confidence(lab: Path, model: Path) -> None:
+    packed = load_clips(lab / "data")
+    answer = Foretell.load(model, str(lab / "llm")).answer(packed.frames[0, :8], "Will the tower fall?")
+    assert answer.probabilities is not None and set(answer.probabilities) == {"yes", "no"}
+    assert answer.confidence == max(answer.probabilities.values())
+    assert set(json.loads((model / "calibration.json").read_text())) == {"temperature", "threshold"}
+
+
+def test_the_encoder_stays_bit_equal_up_to_its_storage(lab: Path, model: Path) -> None:
+    before, after = (load_file(folder / "model.safetensors") for folder in (lab / "encoder", model / "encoder"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name].half(), after[name]) for name in before)
+
+
+def test_every_stage_changes_its_own_parts_only(lab: Path, model: Path) -> None:
+    def weights(stage: str, part: str) -> dict[str, torch.Tensor]:
+        newest = sorted((lab / "run" / stage / "checkpoints").glob("step-*"))[-1]
+        return {n: t for n, t in load_file(newest / "tensors.safetensors").items() if n.startswith(part)}
+
+    def same(part: str, one: str, other: str) -> bool:
+        a, b = weights(one, part), weights(other, part)
+        return all(torch.equal(a[name], b[name]) for name in a)
+
+    assert not weights("warm", "lora") and not weights("align", "lora")
+    assert any(t.any() for n, t in weights("tune", "lora").items() if "lora_B" in n)
+    assert not same("bridge", "warm", "align") and not same("bridge", "align", "tune")
+
+
+def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = fit.Run._step
+
+    def power_cut(self: fit.Run, module: object, optimizer: object, number: int, *rest: object) -> object:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, module, optimizer, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit.Run, "_step", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(lab, lab / "cut", tiny())
+    monkeypatch.setattr(fit.Run, "_step", step)
+    train(lab, lab / "cut", tiny())
+    assert losses(lab / "cut") == losses(lab / "run")
+
+
+def test_another_recipe_does_not_resume_a_run(lab: Path, model: Path) -> None:
+    with pytest.raises(ValueError, match=r"another recipe .*seed 0 -> 1"):
+        train(lab, lab / "run", replace(tiny(), seed=1))
+
+
+def test_a_non_finite_loss_stops_before_the_optimizer(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "answer_losses", lambda logits, one: logits.sum()[None] * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 0: .*lower the lr"):
+        train(lab, lab / "nan", tiny())
+
+
+def test_facts_are_read_off_the_metadata(lab: Path) -> None:
+    packed = load_clips(lab / "data")
+    space = FactSpace.of(packed.clips)
+    classes, places = space.targets(packed.clips)
+    names = list(space.values)
+    for n, clip in enumerate(packed.clips):
+        facts, k = facts_of(clip), names.index(f"{clip['scenario']}/outcome")
+        assert space.values[names[k]][classes[n, k]] == facts[names[k]] == str(clip["outcome"]["value"])
+        others = [i for i, name in enumerate(names) if name.endswith("/outcome") and i != k]
+        assert (classes[n, others] == MISSING).all()
+        there = [space.colours.index(one["colour"]) for one in clip["objects"]]
+        assert (~places[n].isnan().all(-1)).nonzero()[:, 0].tolist() == sorted(there)
+
+
+def test_shown_frames_end_at_until(lab: Path) -> None:
+    packed = load_clips(lab / "data")
+    shown = packed.shown(0, 0.25, rate=8.0, count=8)
+    assert np.array_equal(shown[-3:], packed.frames[0, :3]) and np.array_equal(shown[0], packed.frames[0, 0])
+
+
+def test_a_question_about_an_unknown_video_is_named(lab: Path, tmp_path: Path) -> None:
+    packed = replace(load_clips(lab / "data"), root=tmp_path)
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"id": "q7", "video": "clips/none.mp4"}) + "\n")
+    with pytest.raises(ValueError, match=r"q7 names clips/none.mp4"):
+        questions_by_clip(packed)

@@ -1,0 +1,122 @@
+"""Paired data on disk to what training reads: decoded frames, questions, facts."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from ..bridge.cache import FeatureCache, build, encoder_digest, feature_key, file_digest
+from ..perception.encoder import VJEPA2World
+from ..perception.video import frame_grid
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """JSONL rows. Raises ValueError naming the line that is not JSON."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error.msg}): one row a line") from None
+    return rows
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A worlds folder decoded once.
+
+    frames: memory-mapped uint8 [N, F, S, S, 3]; times: seconds [F]; clips: the rows of clips.jsonl. index: video path
+    as in the questions -> row; digests: sha256 of each video file.
+    """
+
+    root: Path
+    clips: list[Row]
+    frames: NDArray[np.uint8]
+    times: NDArray[np.float64]
+    index: dict[str, int]
+    digests: list[str]
+
+    def shown(self, row: int, until: float | None, rate: float, count: int) -> NDArray[np.uint8]:
+        """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown)."""
+        frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)]
+        return frames
+
+
+def _progress(steps: Iterator[int], total: int, what: str) -> Iterator[int]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(steps, what, total=total, console=Console(stderr=True)))
+
+
+def _decode(path: Path, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    """One thread and one reformatter: threads made anew for every 64x64 frame cost 40 times the decoding."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        rgb = (reformatter.reformat(frame, format="rgb24", threads=1) for frame in container.decode(stream))
+        return np.stack([frame.to_ndarray() for frame in rgb])
+
+
+def _decode_all(root: Path, clips: list[Row], target: Path) -> None:
+    """All clips into one .npy that appears by rename. In this process: worlds are our own files, not a stranger's."""
+    first = clips[0]
+    shape = (len(clips), first["frames"], first["size"], first["size"], 3)
+    draft = target.with_suffix(".tmp")
+    frames = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
+    digests, reformatter = [], VideoReformatter()
+    for row in _progress(iter(range(len(clips))), len(clips), "decode"):
+        path = root / clips[row]["video"]
+        frames[row] = _decode(path, reformatter)
+        digests.append(file_digest(path))
+    frames.flush()
+    (root / "digests.json").write_text(json.dumps(digests))
+    draft.replace(target)
+
+
+def load_clips(data: Path) -> Packed:
+    """A folder that `foretell worlds` wrote; its clips are decoded into frames.npy at the first call."""
+    if not (data / "clips.jsonl").is_file():
+        raise ValueError(f"{data} holds no clips.jsonl: make one with `foretell worlds {data} --clips N --seed S`")
+    clips = read_rows(data / "clips.jsonl")
+    target = data / "frames.npy"
+    if not target.exists():
+        _decode_all(data, clips, target)
+    frames = np.load(target, mmap_mode="r", allow_pickle=False)
+    times = np.arange(clips[0]["frames"]) / clips[0]["fps"]
+    index = {clip["video"]: row for row, clip in enumerate(clips)}
+    return Packed(data, clips, frames, times, index, json.loads((data / "digests.json").read_text()))
+
+
+def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[FeatureCache, list[str]]:
+    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip."""
+    name = encoder_digest(encoder)
+    untils = [clip["until"] for clip in packed.clips]
+    keys = [feature_key(digest, until, name) for digest, until in zip(packed.digests, untils, strict=True)]
+    cache = build(
+        folder,
+        encoder,
+        keys,
+        lambda row: packed.shown(row, untils[row], encoder.rate, encoder.frames),
+        track=lambda steps, total: _progress(steps, total, "features"),
+    )
+    return cache, keys
+
+
+def questions_by_clip(packed: Packed) -> list[list[Row]]:
+    """The questions of each clip, by row of `packed`. Raises ValueError for a question about an unknown video."""
+    grouped: dict[int, list[Row]] = defaultdict(list)
+    for question in read_rows(packed.root / "questions.jsonl"):
+        if question["video"] not in packed.index:
+            raise ValueError(f"question {question['id']} names {question['video']}, which clips.jsonl does not")
+        grouped[packed.index[question["video"]]].append(question)
+    return [grouped[row] for row in range(len(packed.clips))]

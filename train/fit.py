@@ -1,0 +1,436 @@
+"""Bridge and LoRA training on cached frozen features: warm-up on direct heads, align, tune; resumable, one loop.
+
+encoder -> feature cache -> bridge -> language model -> report
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_cosine_schedule_with_warmup
+
+from ..bridge.cache import FeatureCache, statistics
+from ..bridge.projector import BridgeConfig
+from ..perception.encoder import VJEPA2World
+from ..reasoner.answer import Foretell, answer_text
+from ..reasoner.llm import load_llm, load_tokenizer
+from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, save_parts
+from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, pack, video_token
+from . import checkpoint
+from .data import Packed, Row, cache_features, load_clips, questions_by_clip
+from .facts import MISSING, FactHeads, FactSpace
+from .pretrain import Log, differences, plain, prefetched, progress_bar
+from .recipes import TRAINABLE, FitRecipe, Stage
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One worlds folder ready for training: features by key, targets of the direct heads, packed prompts."""
+
+    packed: Packed
+    cache: FeatureCache
+    keys: list[str]
+    classes: Tensor  # [N, facts]
+    places: Tensor  # [N, colours, P]
+    questions: list[list[Row]]
+
+    @classmethod
+    def open(
+        cls, data: Path, encoder: VJEPA2World, features: Path, space: FactSpace | None
+    ) -> "tuple[Split, FactSpace]":
+        packed = load_clips(data)
+        space = space or FactSpace.of(packed.clips)
+        cache, keys = cache_features(packed, encoder, features)
+        return cls(packed, cache, keys, *space.targets(packed.clips), questions_by_clip(packed)), space
+
+
+def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> BridgeConfig:
+    """The bridge between this encoder and this language model; sizes come from the parts themselves."""
+    t, y, x = encoder.grid
+    embeddings: Any = llm.get_input_embeddings()  # type: ignore[operator]
+    return BridgeConfig(
+        feature_width=encoder.width,
+        grid=encoder.grid,
+        imagined_width=int(encoder.model.config.hidden_size),
+        imagined_grid=(t - t // 2, y, x),
+        width=recipe.width,
+        depth=recipe.depth,
+        heads=recipe.heads,
+        cells=recipe.cells,
+        global_tokens=recipe.global_tokens,
+        imagined_tokens=recipe.imagined_tokens,
+        llm_width=embeddings.weight.shape[1],
+        token_scale=round(float(embeddings.weight.float().std()), 5),
+    )
+
+
+class Trainee(nn.Module):
+    """What is trained, as one module: the hybrid and the direct heads. `forward`: the loss of a batch, its parts."""
+
+    def __init__(self, model: ForetellForConditionalGeneration, heads: FactHeads) -> None:
+        super().__init__()
+        self.model, self.heads = model, heads
+
+    def forward(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        pooled = self.model.bridge.read(batch["features"], batch["imagined"])  # [B, K, width]
+        parts = self.heads.loss(pooled, batch["classes"], batch["places"])
+        loss = stage.facts_weight * (parts["facts"] + parts["places"])
+        if "packs" in batch:
+            parts["answers"] = self.answers(batch, self.model.bridge.embed(pooled))
+            loss = loss + parts["answers"]
+        return {"loss": loss, **parts}
+
+    def answers(self, batch: Batch, video: Tensor) -> Tensor:
+        """Mean over answers of the mean cross-entropy of their tokens: how `ask` scores them (length-normalised)."""
+        rows: list[Pack] = batch["packs"]
+        embeds = self.model.embed(batch["input_ids"], video)
+        kept = torch.cat([one.sources for one in rows]).unique().to(embeds.device)
+        output = self.model(
+            inputs_embeds=embeds, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"],
+            logits_to_keep=kept, use_cache=False,
+        )  # fmt: skip
+        losses = [
+            answer_losses(logits[torch.searchsorted(kept, one.sources.to(kept.device))], one)
+            for logits, one in zip(output.logits, rows, strict=True)
+        ]
+        return torch.cat(losses).mean()
+
+
+def answer_losses(logits: Tensor, one: Pack) -> Tensor:
+    """Mean cross-entropy a token of each answer of a packed row: logits [n, V] -> [answers]."""
+    owners = one.owners.to(logits.device)
+    each = nn.functional.cross_entropy(logits.float(), one.targets.to(logits.device), reduction="none")
+    return each.new_zeros(int(owners.max()) + 1).index_add(0, owners, each) / owners.bincount()
+
+
+class Prompts:
+    """Tokenised questions and answers, once each; packs of a clip's questions behind its video."""
+
+    def __init__(self, processor: ForetellProcessor) -> None:
+        self.processor = processor
+        self.known: dict[tuple[str, str], tuple[list[int], list[int], list[int]]] = {}
+
+    def parts(self, question: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+        """Ids of the prefix with the video, of the question, of the answer."""
+        key = question, answer
+        if key not in self.known:
+            prefix, rest = self.processor.split(self.processor.prompt_ids(question))
+            self.known[key] = prefix, rest, self.processor.answer_ids(answer_text(answer))
+        return self.known[key]
+
+    def pack(self, rows: list[Row]) -> Pack:
+        each = [self.parts(row["question"], row["answer"]) for row in rows]
+        return pack(each[0][0], [(question, [answer]) for _, question, answer in each])
+
+
+def draw_questions(rng: np.random.Generator, rows: list[Row], most: int) -> list[Row]:
+    """At most so many questions of a clip, predictive ones first."""
+    order = [rows[int(i)] for i in rng.permutation(len(rows))]
+    return sorted(order, key=lambda row: row["kind"] != "predictive")[:most]
+
+
+def draw_batch(
+    step: int, stage: Stage, split: Split, prompts: Prompts, recipe: FitRecipe, rank: int, ranks: int
+) -> Batch:
+    """The batch of a step for one rank: a function of seed, step and rank, so that resuming needs no data position."""
+    rng = np.random.default_rng([recipe.seed, step])
+    usable = np.flatnonzero([bool(rows) for rows in split.questions]) if stage.questions else np.arange(len(split.keys))
+    rows = rng.choice(usable, stage.batch, replace=False)[rank::ranks]
+    features, imagined = split.cache.rows([split.keys[row] for row in rows])
+    batch: Batch = {"features": features, "imagined": imagined if recipe.imagined_tokens else None}
+    batch |= {"classes": split.classes[rows], "places": split.places[rows]}
+    if stage.questions:
+        packs = [prompts.pack(draw_questions(rng, split.questions[row], stage.questions)) for row in rows]
+        batch |= {"packs": packs, **collate(packs, torch.float32)}
+    return batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def trained(trainee: Trainee, stage: str) -> dict[str, list[nn.Parameter]]:
+    """The parameters that a stage changes, by part; all others are frozen."""
+    parts = {
+        "bridge": list(trainee.model.bridge.parameters()),
+        "heads": list(trainee.heads.parameters()),
+        "lora": [p for name, p in trainee.model.language_model.named_parameters() if "lora_" in name],
+    }
+    trainee.requires_grad_(False)
+    chosen = {name: parts[name] for name in TRAINABLE[stage]}
+    for parameters in chosen.values():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    return chosen
+
+
+def optimizer_of(parts: dict[str, list[nn.Parameter]], stage: Stage) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and codes of one dimension are not decayed."""
+    groups = []
+    for name, parameters in parts.items():
+        lr = stage.lora_lr if name == "lora" else stage.lr
+        groups += [
+            {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": stage.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
+
+
+def weights_of(trainee: Trainee, stage: str) -> dict[str, Tensor]:
+    """Everything that a stage changes, the bridge's statistics included."""
+    lora = {n: t for n, t in trainee.model.language_model.state_dict().items() if "lora_" in n}
+    parts = {"bridge": trainee.model.bridge.state_dict(), "heads": trainee.heads.state_dict(), "lora": lora}
+    return {n: t for part in TRAINABLE[stage] for n, t in checkpoint.prefixed(part, parts[part]).items()}
+
+
+def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> None:
+    """Put weights of `weights_of` back."""
+    trainee.model.bridge.load_state_dict(checkpoint.under("bridge", tensors))
+    trainee.heads.load_state_dict(checkpoint.under("heads", tensors))
+    if "lora" in TRAINABLE[stage]:
+        trainee.model.language_model.load_state_dict(checkpoint.under("lora", tensors), strict=False)
+
+
+@torch.no_grad()
+def check_facts(trainee: Trainee, split: Split, recipe: FitRecipe, device: torch.device) -> dict[str, float]:
+    """Validation: balanced accuracy of each scenario's outcome, accuracy of all facts, by the direct heads."""
+    trainee.eval()
+    guesses = []
+    for start in range(0, len(split.keys), 64):
+        features, imagined = split.cache.rows(split.keys[start : start + 64])
+        pooled = trainee.model.bridge.read(features.to(device), imagined.to(device) if recipe.imagined_tokens else None)
+        guesses.append(torch.stack([logit.argmax(-1) for logit in trainee.heads(pooled)[0]], dim=1).cpu())
+    trainee.train()
+    right, known = torch.cat(guesses) == split.classes, split.classes != MISSING
+    scores = {"val_facts": float(right[known].float().mean())}
+    for k, name in enumerate(trainee.heads.space.values):
+        if name.endswith("/outcome"):
+            halves = [right[split.classes[:, k] == value, k].float().mean() for value in (0, 1)]
+            scores[f"val_{name.split('/')[0]}"] = float(torch.stack(halves).mean())
+    return scores
+
+
+@torch.no_grad()
+def check_answers(
+    trainee: Trainee, split: Split, processor: ForetellProcessor, recipe: FitRecipe, clips: int = 96
+) -> dict[str, float]:
+    """Validation through the language model on the first clips: accuracy by kind, of predictions by type."""
+    trainee.eval()
+    right: dict[str, list[bool]] = {}
+    for row, score in score_rows(Foretell(trainee.model, processor), split, recipe, split.questions[:clips]):
+        hit = row["options"][int(np.argmax(score))] == row["answer"]
+        for name in (row["kind"], *((f"{row['scenario']}_{row['type']}",) if row["kind"] == "predictive" else ())):
+            right.setdefault(f"val_{name}", []).append(hit)
+    trainee.train()
+    return {name: float(np.mean(values)) for name, values in right.items()}
+
+
+def score_rows(
+    model: Foretell, split: Split, recipe: FitRecipe, questions: list[list[Row]], together: int = 8
+) -> Iterator[tuple[Row, list[float]]]:
+    """Questions with options, given by clip (row of the split), each with the score of each of its options."""
+    asked = [n for n, rows in enumerate(questions) if rows]
+    for start in range(0, len(asked), together):
+        rows = asked[start : start + together]
+        features, imagined = (part.to(model.model.device) for part in split.cache.rows([split.keys[n] for n in rows]))
+        prompts = [[model.ask(q["question"], q["options"]) for q in questions[n]] for n in rows]
+        scores = model.score(prompts, features, imagined if recipe.imagined_tokens else None)
+        for n, clip in zip(rows, scores, strict=True):
+            yield from zip(questions[n], clip, strict=True)
+
+
+@dataclass
+class Run:
+    """One training run: what it trains, on what, and where it writes."""
+
+    trainee: Trainee
+    processor: ForetellProcessor
+    train: Split
+    val: Split
+    out: Path
+    recipe: FitRecipe
+    accelerator: Accelerator
+
+    def stage(self, name: str) -> None:
+        """Train one stage from its newest checkpoint, or from where the stage before ended."""
+        stage, folder = self.recipe.stages[name], self.out / name
+        optimizer = optimizer_of(trained(self.trainee, name), stage)
+        schedule = get_cosine_schedule_with_warmup(optimizer, stage.warmup, stage.steps)
+        folder.mkdir(parents=True, exist_ok=True)
+        start = self._resume(name, folder, optimizer, schedule)
+        if start == stage.steps:
+            return
+        module, optimizer = self.accelerator.prepare(self.trainee, optimizer)
+        prompts, rank, ranks = Prompts(self.processor), self.accelerator.process_index, self.accelerator.num_processes
+        batches = prefetched(
+            lambda step: draw_batch(step, stage, self.train, prompts, self.recipe, rank, ranks), start, stage.steps
+        )
+        self.trainee.train()
+        with progress_bar() as bar, closing(Log(folder, start)) as log:
+            task = bar.add_task(name, total=stage.steps, completed=start)
+            for step, batch in batches:
+                values = self._step(module, optimizer, step, to_device(batch, self.accelerator.device), stage)
+                schedule.step()
+                bar.update(task, completed=step + 1, description=f"{name} loss {values['loss']:.3f}")
+                self._after(step + 1, name, folder, optimizer, schedule, values, log)
+        self.trainee = self.accelerator.unwrap_model(module)
+
+    def _step(
+        self, module: Callable[..., Any], optimizer: Any, step: int, batch: Batch, stage: Stage
+    ) -> dict[str, float]:
+        parts = module(batch, stage)
+        self.accelerator.backward(parts["loss"])
+        norm = self.accelerator.clip_grad_norm_(
+            [p for p in self.trainee.parameters() if p.requires_grad], self.recipe.clip_grad
+        )
+        values = {name: float(part.detach()) for name, part in parts.items()} | {"grad_norm": float(norm)}
+        wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise FloatingPointError(f"step {step}: {', '.join(wrong)}; nothing of this step was kept: lower the lr")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def _after(
+        self, done: int, name: str, folder: Path, optimizer: Any, schedule: Any, values: dict[str, float], log: Log
+    ) -> None:
+        """Log, validate and save where they are due."""
+        stage = self.recipe.stages[name]
+        last = done == stage.steps
+        seen: dict[str, float] = {}
+        if done % self.recipe.check_every == 0 or last:
+            seen = check_facts(self.trainee, self.val, self.recipe, self.accelerator.device)
+            if stage.questions:
+                seen |= check_answers(self.trainee, self.val, self.processor, self.recipe)
+        if self.accelerator.is_main_process and (seen or done % self.recipe.log_every == 0):
+            log.write(done, values | seen | {"lr": schedule.get_last_lr()[0]})
+        if self.accelerator.is_main_process and (done % self.recipe.save_every == 0 or last):
+            packed, state = checkpoint.pack_optimizer(optimizer)
+            tensors = weights_of(self.trainee, name) | checkpoint.prefixed("optimizer", packed)
+            state = {"optimizer": state, "schedule": plain_schedule(schedule), "recipe": plain(self.recipe)}
+            checkpoint.save(folder / "checkpoints", done, tensors, state)
+
+    def _resume(self, name: str, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
+        saved = checkpoint.latest(folder / "checkpoints")
+        if saved is None:
+            return 0
+        if changes := differences(concerning(name, saved.state["recipe"]), concerning(name, plain(self.recipe))):
+            raise ValueError(
+                f"{folder} holds a run of another recipe ({changes}): keep it, or train into another folder"
+            )
+        load_weights(self.trainee, name, saved.tensors)
+        checkpoint.unpack_optimizer(optimizer, checkpoint.under("optimizer", saved.tensors), saved.state["optimizer"])
+        schedule.load_state_dict(saved.state["schedule"])
+        return saved.step
+
+
+def plain_schedule(schedule: Any) -> dict[str, Any]:
+    """A schedule's state without its functions, which JSON cannot hold and the recipe says anyway."""
+    return {name: value for name, value in schedule.state_dict().items() if name != "lr_lambdas"} | {
+        "lr_lambdas": [None] * len(schedule.lr_lambdas)
+    }
+
+
+def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The part of a recipe that decides one stage; what only later stages use may be changed after it."""
+    later = () if "lora" in TRAINABLE[stage] else ("lora_rank", "lora_alpha")
+    return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in later}
+
+
+def calibrate(model: Foretell, split: Split, recipe: FitRecipe, clips: int) -> dict[str, float]:
+    """Fit the temperature on yes/no questions of the validation split, and the confidence below which `ask` abstains.
+
+    The threshold keeps the most confident answers whose accuracy on validation is at least the goal of 80%.
+    """
+    from scipy.optimize import minimize_scalar
+
+    closed = [[row for row in rows if row["options"] == ["yes", "no"]] for rows in split.questions[:clips]]
+    scored = list(score_rows(model, split, recipe, closed))
+    scores = torch.tensor([score for _, score in scored], dtype=torch.float64)
+    truth = torch.tensor([row["options"].index(row["answer"]) for row, _ in scored])
+    fitted = minimize_scalar(
+        lambda log_t: float(nn.functional.cross_entropy(scores / math.exp(log_t), truth)),
+        bounds=(-3, 3),
+        method="bounded",
+    )
+    temperature = math.exp(fitted.x)
+    confidence, guess = (scores / temperature).softmax(-1).max(-1)
+    order = confidence.argsort(descending=True)
+    running = (guess == truth)[order].double().cumsum(0) / torch.arange(1, len(truth) + 1)
+    enough = (running >= 0.8).nonzero()
+    threshold = float(confidence[order[int(enough[-1])]]) if len(enough) else float(confidence.max())
+    return {"temperature": round(temperature, 4), "threshold": round(threshold, 4)}
+
+
+def build(
+    recipe: FitRecipe, encoder: VJEPA2World, llm: str | None, space: FactSpace
+) -> tuple[Trainee, ForetellProcessor]:
+    """The hybrid with a fresh bridge, a fresh LoRA and fresh direct heads."""
+    torch.manual_seed(recipe.seed)
+    language_model, tokenizer = load_llm(llm), load_tokenizer(llm)
+    config = ForetellConfig(
+        vision_config=encoder.model.config,
+        bridge_config=bridge_config(recipe, encoder, language_model),
+        text_config=language_model.config,
+        video_token_id=id_of(tokenizer, video_token(tokenizer)),
+        taps=encoder.taps,
+        rate=encoder.rate,
+        llm=llm,
+    )
+    model = ForetellForConditionalGeneration(config, encoder.model, language_model)
+    if recipe.lora_rank:
+        add_lora(model, recipe.lora_rank, recipe.lora_alpha)
+    heads = FactHeads(space, recipe.width, recipe.heads)
+    return Trainee(model, heads), ForetellProcessor.for_model(config, tokenizer)
+
+
+def run(
+    data: Path,
+    val: Path,
+    encoder: str | Path,
+    out: Path,
+    recipe: FitRecipe,
+    llm: str | None = None,
+    features: Path | None = None,
+    stages: tuple[str, ...] | None = None,
+) -> Path:
+    """Train a bridge and a LoRA on a worlds folder; returns `out/model`, a folder that `ask --model` takes.
+
+    encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); resumes by itself.
+    Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
+    """
+    started, accelerator = time.time(), Accelerator()
+    world = VJEPA2World.from_pretrained(encoder)
+    train, space = Split.open(data, world, features or out / "features", None)
+    held_out, _ = Split.open(val, world, features or out / "features", space)
+    trainee, processor = build(recipe, world, llm, space)
+    seen, imagined = statistics(train.cache, train.keys[:512])
+    trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
+    trainee.to(accelerator.device)
+    job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
+    for name in stages or tuple(recipe.stages):
+        job.stage(name)
+    return report(job, len(train.keys), time.time() - started)
+
+
+def report(job: Run, clips: int, seconds: float) -> Path:
+    """Calibrate on validation and write the model folder with what it was trained on."""
+    folder, trainee = job.out / "model", job.trainee
+    trainee.eval()
+    save_parts(trainee.model, folder, dtype=torch.float16)
+    fitted = calibrate(Foretell(trainee.model, job.processor), job.val, job.recipe, clips=400)
+    (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
+    facts = {"train_clips": clips, "wall_seconds": round(seconds), "recipe": asdict(job.recipe)}
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return folder

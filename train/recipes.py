@@ -1,0 +1,81 @@
+"""Recipes are functions that return frozen dataclasses; a bigger one is `replace(nano(), ...)`."""
+
+from dataclasses import dataclass, field, replace
+
+TRAINABLE: dict[str, tuple[str, ...]] = {
+    "warm": ("bridge", "heads"),
+    "align": ("bridge", "heads"),
+    "tune": ("bridge", "heads", "lora"),
+}
+"""Which parts a stage changes. The encoder is in none of them: it stays frozen."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: steps of `batch` clips each; lr of the bridge, lora_lr of the language model's LoRA.
+
+    facts_weight: how much the direct heads count beside the language model's loss; questions: at most so many a clip.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    lora_lr: float = 0.0
+    warmup: int = 50
+    weight_decay: float = 0.05
+    facts_weight: float = 0.0
+    questions: int = 0
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    """Everything that decides a bridge training besides its data and its encoder.
+
+    width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig); lora_rank 0 trains no LoRA.
+    """
+
+    stages: dict[str, Stage] = field(
+        default_factory=lambda: {
+            "warm": Stage(steps=1200, batch=64, lr=1e-3, facts_weight=1.0),
+            "align": Stage(steps=80, batch=8, lr=5e-4, warmup=20, facts_weight=0.3, questions=5),
+            "tune": Stage(steps=300, batch=8, lr=3e-4, lora_lr=6e-4, warmup=20, facts_weight=0.3, questions=5),
+        }
+    )
+    width: int = 192
+    depth: int = 2
+    heads: int = 6
+    cells: tuple[int, int, int] = (1, 4, 4)
+    global_tokens: int = 8
+    imagined_tokens: int = 8
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    clip_grad: float = 1.0
+    log_every: int = 10
+    check_every: int = 100
+    save_every: int = 100
+    seed: int = 0
+
+
+def nano() -> FitRecipe:
+    """The embedded model's bridge and LoRA."""
+    return FitRecipe()
+
+
+def nano_no_imagination() -> FitRecipe:
+    """As `nano` without the predictor's tokens."""
+    return replace(nano(), imagined_tokens=0)
+
+
+def tiny() -> FitRecipe:
+    """A run of seconds for tests."""
+    stages = {
+        "warm": Stage(steps=4, batch=4, lr=1e-3, warmup=1, facts_weight=1.0),
+        "align": Stage(steps=2, batch=2, lr=1e-3, warmup=1, facts_weight=0.3, questions=3),
+        "tune": Stage(steps=2, batch=2, lr=1e-3, lora_lr=1e-3, warmup=1, facts_weight=0.3, questions=3),
+    }
+    return FitRecipe(
+        stages, width=32, depth=1, heads=2, lora_rank=2, lora_alpha=4, log_every=1, check_every=2, save_every=2
+    )
+
+
+RECIPES = {"nano": nano, "nano_no_imagination": nano_no_imagination, "tiny": tiny}

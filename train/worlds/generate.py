@@ -1,0 +1,250 @@
+"""`foretell worlds`: clips, states and questions on disk, the same for the same (scenario, seed), whoever asks.
+
+Clip number i of seed S has seed S + i and draws everything from it: the scenario's turn, whether the outcome should
+happen, `until` (independently of that), then scene after scene until one ends as drawn and is decided after `until`.
+"""
+
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .questions import Row, ask, balance
+from .scenarios import SCENARIOS, Scenario, Verdict
+from .scene import Look, Scene, compile_scene, draw_look, project
+
+X264 = "qp=12:bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"  # shown frames must not carry the future (DESIGN)
+PART = 200  # clips a resumable part
+ATTEMPTS = 400
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How clips are made: image size in pixels, frames, frames/s, share of clips with shadows."""
+
+    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    size: int = 64
+    frames: int = 16
+    fps: float = 8.0
+    shadows: float = 0.08
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written: clips, questions, and questions by scenario and type."""
+
+    out: Path
+    clips: int
+    questions: int
+    by_type: dict[str, int]
+
+
+def encode(frames: NDArray[np.uint8], path: Path, fps: float) -> None:
+    """Write frames [T, H, W, 3] as H.264 whose shown frames do not depend on the later ones."""
+    rate = round(fps * 1000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate // 1000 if rate % 1000 == 0 else None)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.options = {"x264-params": X264, "preset": "veryfast"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _states(scene: Scene, trajectory: Any, look: Look, times: NDArray[np.float64]) -> list[list[list[float]]]:
+    """A frame's objects as [x, y, z, qw, qx, qy, qz, u, v]: pose in metres, then the centre in the image (0..1)."""
+    steps = [trajectory.at(t) for t in times]
+    poses = np.concatenate([trajectory.positions[steps], trajectory.quaternions[steps]], -1)
+    return np.concatenate([poses, project(poses[..., :3], look)], -1).round(4).tolist()  # type: ignore[no-any-return]
+
+
+def _describe(scene: Scene) -> list[Row]:
+    return [
+        {"colour": b.colour, "shape": b.shape, "half": [round(h, 4) for h in b.half], "density": round(b.density, 1),
+         "friction": round(b.friction, 3), "role": b.role}
+        for b in scene.bodies
+    ]  # fmt: skip
+
+
+def _wanted(verdict: Verdict, outcome: bool, until: float) -> bool:
+    """It ended as drawn, and was decided after the last frame shown."""
+    return verdict.clear and verdict.outcome == outcome and (verdict.decided is None or verdict.decided > until + 0.01)
+
+
+@dataclass
+class Story:
+    """One accepted scene: what happened and how it looks."""
+
+    scene: Scene
+    look: Look
+    model: Any
+    trajectory: Any
+    verdict: Verdict
+    until: float
+
+
+def find_story(scenario: Scenario, seed: int, spec: Spec) -> Story:
+    """Draw the outcome and `until` first, then scenes until one fits: `until` tells nothing of what happens."""
+    from .physics import simulate
+
+    rng = np.random.default_rng([seed, list(SCENARIOS).index(scenario.name)])
+    outcome, until = bool(rng.random() < 0.5), float(scenario.untils[int(rng.integers(len(scenario.untils)))])
+    for _ in range(ATTEMPTS):
+        scene = scenario.build(rng)
+        if scenario.foreseen(scene) == (not outcome):
+            continue
+        look = draw_look(rng, scene, spec.shadows)
+        model = compile_scene(scene, look, rng)
+        trajectory = simulate(model, scene)
+        verdict = scenario.judge(scene, trajectory, look)
+        if _wanted(verdict, outcome, until):
+            return Story(scene, look, model, trajectory, verdict, until)
+    raise RuntimeError(
+        f"{scenario.name} with seed {seed}: no scene ended with {scenario.outcome}={outcome} in {ATTEMPTS} tries"
+    )
+
+
+def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path) -> Row:
+    """Simulate, draw and encode one clip; returns its clips.jsonl row."""
+    story = find_story(scenario, seed, spec)
+    times = np.arange(spec.frames) / spec.fps
+    states = story.trajectory.qpos[[story.trajectory.at(t) for t in times]]
+    scene_id = f"{scenario.name}-{seed}"
+    encode(painter.draw(story.model, story.look, states), out / "clips" / f"{scene_id}.mp4", spec.fps)
+    outcome = {
+        "name": scenario.outcome,
+        "value": story.verdict.outcome,
+        "time": story.verdict.decided,
+        "definition": scenario.definition,
+    }
+    return {
+        "scene": scene_id, "scenario": scenario.name, "seed": seed, "video": f"clips/{scene_id}.mp4", "fps": spec.fps,
+        "frames": spec.frames, "size": spec.size, "until": story.until, "outcome": outcome,
+        "facts": story.verdict.facts, "notes": story.scene.notes, "objects": _describe(story.scene),
+        "states": _states(story.scene, story.trajectory, story.look, times),
+    }  # fmt: skip
+
+
+def _make_part(part: int, out: Path, clips: int, seed: int, spec: Spec) -> int:
+    """Clips [part * PART, ...) into parts/NNNNN.jsonl by one rename; done parts are left alone. Returns its clips."""
+    from .physics import Painter
+
+    path = out / "parts" / f"{part:05d}.jsonl"
+    first, last = part * PART, min((part + 1) * PART, clips)
+    if not path.exists():
+        painter = Painter(spec.size)
+        names = [spec.scenarios[i % len(spec.scenarios)] for i in range(first, last)]
+        rows = [
+            make_clip(SCENARIOS[name], seed + i, spec, painter, out)
+            for i, name in zip(range(first, last), names, strict=True)
+        ]
+        painter.close()
+        path.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.with_suffix(".tmp").replace(path)
+    return last - first
+
+
+def _check(out: Path, clips: int, seed: int, spec: Spec) -> None:
+    unknown = [s for s in spec.scenarios if s not in SCENARIOS]
+    if unknown:
+        raise ValueError(f"unknown scenarios {', '.join(unknown)}; allowed: {', '.join(SCENARIOS)}")
+    if (
+        clips < 1
+        or seed < 0
+        or not 64 <= spec.size <= 256
+        or spec.size % 2
+        or spec.frames < 16
+        or spec.fps <= 0
+        or spec.fps % 1
+    ):
+        raise ValueError(
+            f"given {clips} clips, seed {seed}, {spec}; allowed: clips >= 1, seed >= 0, even size 64..256, "
+            "frames >= 16, whole fps > 0"
+        )
+    request = {
+        "clips": clips,
+        "seed": seed,
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(spec).items()},
+    }
+    recipe = out / "worlds.json"
+    if recipe.exists() and json.loads(recipe.read_text()) != request:
+        raise ValueError(f"{out} holds other worlds ({recipe.read_text()}); choose another folder or remove it")
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    (out / "clips").mkdir(exist_ok=True)
+    recipe.write_text(json.dumps(request))
+
+
+def _parts(out: Path, clips: int, seed: int, spec: Spec, workers: int) -> Iterator[int]:
+    work = partial(_make_part, out=out, clips=clips, seed=seed, spec=spec)
+    numbers = range(-(-clips // PART))
+    if workers == 1:
+        yield from map(work, numbers)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap_unordered(work, numbers)
+
+
+def generate(
+    out: Path,
+    clips: int,
+    seed: int,
+    spec: Spec | None = None,
+    workers: int = 1,
+    preview: Path | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Write out/clips/*.mp4, clips.jsonl and questions.jsonl for clip seeds [seed, seed + clips); resumable by parts.
+
+    preview: a PNG contact sheet. Raises ValueError on an impossible request or a folder that holds other worlds.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    spec = spec or Spec()
+    _check(out, clips, seed, spec)
+    sizes = _parts(out, clips, seed, spec, workers)
+    for _ in track(sizes, "worlds", total=-(-clips // PART), disable=not progress, console=Console(stderr=True)):
+        pass
+    rows = [
+        json.loads(line) for part in sorted((out / "parts").glob("*.jsonl")) for line in part.read_text().splitlines()
+    ]
+    questions = balance(
+        [q for row in rows for q in ask(row, np.random.default_rng([row["seed"], 1]))], np.random.default_rng([seed, 2])
+    )
+    (out / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (out / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    if preview:
+        contact_sheet(out, rows, preview)
+    return Summary(out, len(rows), len(questions), dict(Counter(f"{q['scenario']}/{q['type']}" for q in questions)))
+
+
+def contact_sheet(out: Path, rows: list[Row], path: Path, most: int = 24) -> None:
+    """A PNG to look at: a row a clip, frames over time, scenario and outcome written beside it."""
+    from PIL import Image, ImageDraw
+
+    picked = rows[:most]
+    size, shown = picked[0]["size"], 8
+    sheet = Image.new("RGB", (220 + shown * size, len(picked) * size), "white")
+    pen = ImageDraw.Draw(sheet)
+    for y, row in enumerate(picked):
+        with av.open(str(out / row["video"])) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        for x, index in enumerate(np.linspace(0, len(frames) - 1, shown).astype(int)):
+            sheet.paste(Image.fromarray(frames[index]), (220 + x * size, y * size))
+        outcome = row["outcome"]
+        when = f"at {outcome['time']:.2f} s" if outcome["time"] is not None else ""
+        pen.text(
+            (4, y * size + 4),
+            f"{row['scene']}\n{outcome['name']}: {outcome['value']} {when}\n"
+            f"shown to {row['until']} s\n{row['facts']['reason']}",
+            "black",
+        )
+    sheet.save(path)

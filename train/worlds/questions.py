@@ -1,0 +1,343 @@
+"""Questions with exact answers, in several phrasings, from a clip's facts; balanced by dropping, not by relabelling."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .scene import COLOURS, Rng
+
+Row = dict[str, Any]
+YES_NO = ("yes", "no")
+NUMBERS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th"}
+
+# (scenario, fact) -> (phrasings of the fact, phrasings of its negation)
+PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("towers", "falls"): (
+        (
+            "Will the tower fall?",
+            "Is the tower going to fall?",
+            "Will the stack of blocks collapse?",
+            "Does the tower fall over?",
+            "Is this stack unstable?",
+            "Will any of the blocks fall?",
+            "Is the tower about to topple?",
+        ),
+        (
+            "Will the tower stay standing?",
+            "Is the tower stable?",
+            "Will the stack of blocks hold?",
+            "Will the tower not fall?",
+            "Is the tower going to remain upright?",
+        ),
+    ),
+    ("collide", "touches"): (
+        (
+            "Will the red object touch the yellow object?",
+            "Will the red object touch the yellow one?",
+            "Will they touch?",
+            "Is the red object going to hit the yellow object?",
+            "Do the red and the yellow object collide?",
+            "Will the red thing make contact with the yellow thing?",
+            "Will the yellow object be hit by the red one?",
+        ),
+        (
+            "Will the red object miss the yellow object?",
+            "Will the red and the yellow object not touch?",
+            "Will the red object stay clear of the yellow one?",
+            "Does the red object never reach the yellow one?",
+        ),
+    ),
+    ("roll", "drops"): (
+        (
+            "Will the object on the ramp fall off the table?",
+            "Will it drop over the edge?",
+            "Is the moving object going to fall off the ledge?",
+            "Will the object leave the table?",
+            "Does the object fall over the ledge?",
+        ),
+        (
+            "Will the object stay on the table or the ramp?",
+            "Will it stop before the edge?",
+            "Is the object going to stay up on the table?",
+            "Will the object not fall off the ledge?",
+        ),
+    ),
+    ("dominoes", "last_falls"): (
+        (
+            "Will the last domino fall?",
+            "Will the {last} domino fall?",
+            "Is the chain of dominoes going to reach the {last} one?",
+            "Does the {last} domino get knocked over?",
+        ),
+        (
+            "Will the last domino stay standing?",
+            "Will the {last} domino stay upright?",
+            "Will the {last} domino not fall?",
+            "Is the chain of dominoes going to stop before the {last} one?",
+        ),
+    ),
+    ("contain", "contained"): (
+        (
+            "Will the object end up inside the container?",
+            "Will it land in the box?",
+            "Is the falling object going to stay in the open box?",
+            "Does the object end inside the container?",
+            "Will the {mover} object be inside the container in the end?",
+        ),
+        (
+            "Will the object miss the container?",
+            "Will it end up outside the box?",
+            "Is the object going to end outside the container?",
+            "Will the {mover} object not end inside the container?",
+        ),
+    ),
+    ("occlude", "comes_out"): (
+        (
+            "Will the object come out from behind the screen?",
+            "Will it reappear on the other side?",
+            "Is the {mover} object going to come out again?",
+            "Does the object pass all the way behind the screen?",
+            "Will we see the {mover} object on the far side of the screen?",
+        ),
+        (
+            "Will the object fail to come out from behind the screen?",
+            "Will it not reappear on the other side?",
+            "Is the {mover} object going to stop before it comes out?",
+            "Will the object never reach the far side of the screen?",
+        ),
+    ),
+}
+
+REASONS: dict[str, dict[str, str]] = {
+    "collide": {
+        "meets": "The red object reaches the place where the yellow one is",
+        "passes": "The red object passes beside the yellow one",
+        "stops": "The red object stops before it reaches the yellow one",
+        "blocked": "Another object is in the way",
+    },
+    "roll": {
+        "over the edge": "It is fast enough to go over the edge",
+        "stops on the table": "It loses its speed on the table",
+        "stays on the ramp": "Friction holds it on the ramp",
+    },
+    "dominoes": {
+        "reaches": "Each domino reaches the next one",
+        "gap": "A gap is wider than a domino is tall",
+        "first stays": "The push on the first domino is too weak",
+    },
+    "contain": {
+        "between the walls": "It comes down between the walls",
+        "outside the walls": "It comes down outside the walls",
+    },
+    "occlude": {
+        "fast enough": "It is fast enough to pass the screen",
+        "stops behind": "It stops behind the screen",
+        "stops before": "It stops before the screen",
+    },
+}
+WHY: dict[str, tuple[str, ...]] = {
+    "towers": (
+        "What decides whether the tower falls?",
+        "Why will the tower fall or stand?",
+        "Which reason explains what will happen to the tower?",
+    ),
+    "collide": ("Why will they touch or not touch?", "What decides whether the red object hits the yellow one?"),
+    "roll": ("Why will the object fall or stay?", "What decides whether it goes over the edge?"),
+    "dominoes": ("Why will the last domino fall or stand?", "What decides how far the chain gets?"),
+    "contain": ("Why will it end inside or outside?", "What decides whether the container catches it?"),
+    "occlude": ("Why will it come out or not?", "What decides whether the object reappears?"),
+}
+
+
+def tower_reason(code: str) -> str:
+    """'outside 2' -> the sentence about the 2nd block from below; 'inside' -> the tower is supported everywhere."""
+    if code == "inside":
+        return "The centre of mass above every block lies over its support"
+    return f"The centre of mass above the {NUMBERS[int(code.split()[1])]} block lies outside its support"
+
+
+def _pick(rng: Rng, phrasings: tuple[str, ...], **names: Any) -> str:
+    return phrasings[int(rng.integers(len(phrasings)))].format(**names)
+
+
+def _row(kind: str, type_: str, question: str, options: Iterable[str], answer: str, negated: bool = False) -> Row:
+    return {
+        "kind": kind,
+        "type": type_,
+        "question": question,
+        "options": list(options),
+        "answer": answer,
+        "negated": negated,
+    }
+
+
+def _yes_no(
+    rng: Rng, kind: str, type_: str, truth: bool, plain: tuple[str, ...], negations: tuple[str, ...], **names: Any
+) -> Row:
+    negated = bool(negations) and bool(rng.random() < 0.4)
+    return _row(
+        kind, type_, _pick(rng, negations if negated else plain, **names), YES_NO, YES_NO[truth == negated], negated
+    )
+
+
+def _choice(rng: Rng, answer: str, others: Iterable[str], count: int) -> list[str]:
+    """The answer among `count` options in random order."""
+    pool = [o for o in dict.fromkeys(others) if o != answer]
+    picked = [pool[int(i)] for i in rng.permutation(len(pool))[: count - 1]] + [answer]
+    return [picked[int(i)] for i in rng.permutation(len(picked))]
+
+
+def _outcome(rng: Rng, clip: Row) -> list[Row]:
+    fact = clip["outcome"]["name"]
+    plain, negations = PREDICTIVE[clip["scenario"], fact]
+    names = {"last": clip["objects"][-1]["colour"], "mover": clip["objects"][0]["colour"]}
+    return [_yes_no(rng, "predictive", fact, clip["outcome"]["value"], plain, negations, **names)]
+
+
+def _blocks(rng: Rng, clip: Row) -> list[Row]:
+    """Which block falls, which first, how many still stand, which way: towers and dominoes."""
+    facts, rows = clip["facts"], []
+    noun = "domino" if clip["scenario"] == "dominoes" else "block"
+    many = "dominoes" if noun == "domino" else "blocks"
+    falls = {key.split("/")[1]: value for key, value in facts.items() if key.startswith("falls/")}
+    colour = list(falls)[int(rng.integers(len(falls)))]
+    plain = (
+        f"Will the {colour} {noun} fall?",
+        f"Is the {colour} {noun} going to fall?",
+        f"Does the {colour} {noun} come down?",
+    )
+    negations = (
+        f"Will the {colour} {noun} stay in place?",
+        f"Will the {colour} {noun} not fall?",
+        f"Does the {colour} {noun} stay up?",
+    )
+    rows.append(_yes_no(rng, "predictive", f"{noun}_falls", falls[colour], plain, negations))
+    counts = [str(n) for n in range(facts["blocks"] + 1)]
+    ask = (
+        f"How many {many} will still stand at the end?",
+        f"How many {many} will not fall?",
+        f"How many {many} stay standing?",
+    )
+    rows.append(
+        _row(
+            "predictive",
+            "standing",
+            _pick(rng, ask),
+            _choice(rng, str(facts["standing"]), counts, 4),
+            str(facts["standing"]),
+        )
+    )
+    if "first" in facts:
+        ask = (
+            f"Which {noun} falls first?",
+            f"Which {noun} will fall first?",
+            f"What colour is the {noun} that falls first?",
+        )
+        rows.append(
+            _row("predictive", "first", _pick(rng, ask), _choice(rng, facts["first"], falls, 3), facts["first"])
+        )
+    return rows
+
+
+def _direction(rng: Rng, clip: Row) -> list[Row]:
+    ask = {
+        "towers": (
+            "Which way will it fall?",
+            "To which side does the tower fall?",
+            "Will the tower fall to the left or to the right?",
+        ),
+        "contain": (
+            "On which side of the container will it end?",
+            "Will it miss the container to the left or to the right?",
+        ),
+        "collide": ("Which way does the red object move?", "Is the red object going left or right?"),
+    }
+    side = clip["facts"].get("direction")
+    kind = "descriptive" if clip["scenario"] == "collide" else "predictive"
+    return [_row(kind, "direction", _pick(rng, ask[clip["scenario"]]), ("left", "right"), side)] if side else []
+
+
+def _why(rng: Rng, clip: Row) -> list[Row]:
+    reason, scenario = clip["facts"]["reason"], clip["scenario"]
+    if scenario == "towers":
+        codes = ["inside", *(f"outside {k}" for k in range(1, clip["facts"]["blocks"]))]
+        answer, others = tower_reason(reason), [tower_reason(code) for code in codes]
+    else:
+        answer, others = REASONS[scenario][reason], list(REASONS[scenario].values())
+    return [_row("explanatory", "why", _pick(rng, WHY[scenario]), _choice(rng, answer, others, 3), answer)]
+
+
+def _description(rng: Rng, clip: Row) -> list[Row]:
+    """Colour, count, shape, presence, place: what can be seen already."""
+    objects, rows = clip["objects"], []
+    colours = [o["colour"] for o in objects]
+    one = objects[int(rng.integers(len(objects)))]
+    if clip["scenario"] not in ("towers", "dominoes"):
+        ask = (
+            f"What shape is the {one['colour']} object?",
+            f"Which shape does the {one['colour']} object have?",
+            f"Is the {one['colour']} object a box, a ball or a cylinder?",
+        )
+        rows.append(_row("descriptive", "shape", _pick(rng, ask), ("box", "ball", "cylinder"), one["shape"]))
+    ask = ("How many coloured objects are there?", "How many objects can you see?", "Count the coloured objects.")
+    rows.append(
+        _row("descriptive", "count", _pick(rng, ask), _choice(rng, str(len(objects)), "123456", 4), str(len(objects)))
+    )
+    asked = str(list(COLOURS)[int(rng.integers(len(COLOURS)))])
+    plain = (f"Is there a {asked} object?", f"Do you see something {asked}?", f"Is any object {asked}?")
+    rows.append(
+        _yes_no(
+            rng,
+            "descriptive",
+            "present",
+            asked in colours,
+            plain,
+            (f"Is there no {asked} object?", f"Is nothing here {asked}?"),
+        )
+    )
+    named = {"towers": [("top", "the top block"), ("bottom", "the bottom block")], "dominoes": []}.get(clip["scenario"])
+    if named is None:
+        role = {"roll": "the object on the ramp", "contain": "the falling object", "occlude": "the moving object"}.get(
+            clip["scenario"]
+        )
+        named, answer = [("mover", role)] if role else [], colours[0]
+    if named:
+        key, noun = named[int(rng.integers(len(named)))]
+        answer = clip["facts"].get(key, colours[0])
+        ask = (f"What colour is {noun}?", f"Which colour does {noun} have?", f"Name the colour of {noun}.")
+        rows.append(_row("descriptive", "colour", _pick(rng, ask), _choice(rng, answer, COLOURS, 4), answer))
+    return rows
+
+
+ASKED: dict[str, tuple[Callable[[Rng, Row], list[Row]], ...]] = {
+    "towers": (_outcome, _blocks, _direction, _why, _description),
+    "collide": (_outcome, _direction, _why, _description),
+    "roll": (_outcome, _why, _description),
+    "dominoes": (_outcome, _blocks, _why, _description),
+    "contain": (_outcome, _direction, _why, _description),
+    "occlude": (_outcome, _why, _description),
+}
+
+
+def ask(clip: Row, rng: Rng) -> list[Row]:
+    """Every question this clip can answer, as rows of questions.jsonl; frames are shown up to the clip's `until`."""
+    common = {key: clip[key] for key in ("video", "scene", "scenario", "until")}
+    rows = [row for source in ASKED[clip["scenario"]] for row in source(rng, clip)]
+    return [{"id": f"{clip['scene']}-{n}", **common, **row} for n, row in enumerate(rows)]
+
+
+def balance(rows: list[Row], rng: Rng, floor: float = 0.2) -> list[Row]:
+    """Drop questions until, in every scenario x type x negation x `until`, each answer is right equally often.
+
+    An answer rarer than `floor` of the commonest one is dropped altogether, as it would cost too many others.
+    """
+    strata: dict[tuple[Any, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place, row in enumerate(rows):
+        strata[row["scenario"], row["type"], row["negated"], row["until"]][row["answer"]].append(place)
+    kept: list[int] = []
+    for answers in strata.values():
+        common = [places for places in answers.values() if len(places) >= floor * max(map(len, answers.values()))]
+        least = min(map(len, common))
+        if len(common) > 1:
+            kept += [places[int(i)] for places in common for i in rng.permutation(len(places))[:least]]
+    return [rows[place] for place in sorted(kept)]
