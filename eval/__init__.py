@@ -1,0 +1,1 @@
+"""Everything that measures: figures with their controls, their n and their intervals."""

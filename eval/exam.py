@@ -1,0 +1,475 @@
+"""The exam on held-out worlds: every question is answered by the model and by each control, and scored with intervals.
+
+An answer that is missing, or is none of the options, is wrong. Answers are written down as they come, so that an exam
+that was stopped goes on where it was; the figures are made from these rows and nothing else.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..perception.video import Clip, frame_grid
+from ..train.data import Packed, load_clips, questions_by_clip
+from .controls import Blind, MeanFeatures, Probabilities, Row
+from .stats import (
+    Figure,
+    Floats,
+    abstention_threshold,
+    aurc,
+    balanced_accuracy,
+    brier,
+    ece,
+    figure,
+    fit_temperature,
+    mean_of,
+    reliability,
+    risk_coverage,
+)
+
+if TYPE_CHECKING:
+    from ..reasoner.answer import Answer, Calibration, Foretell, Question
+
+Group = list[Row]  # questions about the same frames of the same video
+Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question
+MODEL = "foretell"
+CURVE_POINTS = 50
+MEAN_CLIPS = 512  # training clips behind the mean features: their mean moves by 1/20 of a standard deviation at most
+
+
+class Model(Protocol):
+    """What sits the exam: told how many frames at which rate it wants, it answers questions about a clip."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def rate(self) -> float: ...
+
+    def answer_many(self, clip: Clip, questions: "Sequence[Question]") -> "Sequence[Answer]": ...
+
+
+@dataclass(frozen=True)
+class Taker:
+    """One column of the results. `mark` changes with its weights and its data: rows of another mark are not reused."""
+
+    name: str
+    mark: str
+    open: Callable[[], Answers]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure of the first table: which questions it is about."""
+
+    key: str
+    label: str
+    holds: Callable[[Row], bool]
+
+
+def yes_no(row: Row) -> bool:
+    return sorted(option.lower() for option in row["options"]) == ["no", "yes"]
+
+
+HEADLINES = (
+    Headline("towers_falls", "towers: will it fall?", lambda r: _is(r, "predictive", "falls", "towers") and yes_no(r)),
+    Headline(
+        "collide_touches",
+        "collide: will they touch?",
+        lambda r: _is(r, "predictive", "touches", "collide") and yes_no(r),
+    ),
+    Headline("predictive_yes_no", "all predictive, yes/no", lambda r: r["kind"] == "predictive" and yes_no(r)),
+    Headline("predictive_other", "predictive, other options", lambda r: r["kind"] == "predictive" and not yes_no(r)),
+    Headline("descriptive", "descriptive", lambda r: r["kind"] == "descriptive"),
+    Headline("explanatory", "explanatory", lambda r: r["kind"] == "explanatory"),
+)
+
+
+def _is(row: Row, kind: str, asked: str, scenario: str) -> bool:
+    return (row["kind"], row["type"], row["scenario"]) == (kind, asked, scenario)
+
+
+def load_rows(packed: Packed) -> list[Row]:
+    """The questions of decoded worlds that have options and an answer, each with the `duration` of its video (s)."""
+    asked = (row for rows in questions_by_clip(packed) for row in rows if row.get("options") and row.get("answer"))
+    return [{**row, "duration": float(packed.times[-1])} for row in asked]
+
+
+def by_frames(rows: Iterable[Row]) -> list[Group]:
+    """Questions about the same frames together: one look, one prefix for all of them."""
+    groups: dict[tuple[str, float | None], Group] = {}
+    for row in rows:
+        groups.setdefault((row["video"], row.get("until")), []).append(row)
+    return list(groups.values())
+
+
+def thinned(group: Group, most: int | None) -> Group:
+    """At most so many questions about the same frames: the first (that is a clip's outcome), the others at random."""
+    if most is None or len(group) <= most:
+        return group
+    order = np.random.default_rng(list(group[0]["id"].encode())).permutation(len(group) - 1)[: most - 1]
+    return [group[0], *(group[1 + place] for place in sorted(order))]
+
+
+def chosen(groups: Sequence[Group], limit: int | None, seed: int = 0) -> list[Group]:
+    """Whole groups in a seeded random order until they hold `limit` questions (None: all, in their order)."""
+    if limit is None:
+        return list(groups)
+    picked: list[Group] = []
+    for place in np.random.default_rng(seed).permutation(len(groups)):
+        if sum(map(len, picked)) >= limit:
+            break
+        picked.append(groups[place])
+    return picked
+
+
+def clip_of(packed: Packed, video: str, until: float | None, *, rate: float, count: int) -> Clip:
+    """The frames that a question shows, from decoded worlds: the same rule as for a file (DESIGN, Frames shown)."""
+    frames = packed.shown(packed.index[video], until, rate, count)  # [T, S, S, 3]
+    times = packed.times[frame_grid(packed.times, rate, count, until)]  # [T]
+    return Clip(frames=frames, times=times, duration=float(packed.times[-1]), shown=float(times[-1]))
+
+
+def watching(model: Model, packed: Packed) -> Answers:
+    """Answers of a model that is shown the frames."""
+
+    def answers(group: Group) -> list[Row]:
+        given = model.answer_many(_look(model, packed, group[0]), [(row["question"], row["options"]) for row in group])
+        return [{"probabilities": answer.probabilities, "abstained": answer.abstained} for answer in given]
+
+    return answers
+
+
+def guessing(blind: Blind) -> Answers:
+    """Answers of the text-only guesser."""
+    return lambda group: [{"probabilities": odds, "abstained": False} for odds in blind.answer_rows(group)]
+
+
+def _sample(taker: Taker, row: Row, given: Row) -> Row:
+    """One line of the per-sample file."""
+    odds: Probabilities = given["probabilities"] or {}
+    best = max(odds, key=odds.__getitem__) if odds and np.isfinite(list(odds.values())).all() else None
+    kept = ("id", "scene", "scenario", "kind", "type", "negated", "options")
+    return {
+        "taker": taker.name,
+        "mark": taker.mark,
+        **{key: row[key] for key in kept},
+        "truth": row["answer"],
+        "answer": best,
+        "right": best == row["answer"],
+        "confidence": 0.0 if best is None else odds[best],
+        "probabilities": None if best is None else odds,
+        "abstained": given["abstained"],
+    }
+
+
+class Samples:
+    """The per-sample file: one JSON line a question and taker, appended as answers come."""
+
+    def __init__(self, path: Path, takers: Iterable[Taker]) -> None:
+        """Keep the rows of these takers under these marks; drop others, and a last line that was cut off."""
+        self.path = path
+        marks = {(taker.name, taker.mark) for taker in takers}
+        self.rows = {(row["taker"], row["id"]): row for row in _readable(path) if (row["taker"], row["mark"]) in marks}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, "".join(_line(row) for row in self.rows.values()))
+
+    def add(self, rows: Iterable[Row]) -> None:
+        fresh = list(rows)
+        self.rows.update({(row["taker"], row["id"]): row for row in fresh})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(map(_line, fresh))
+
+    def of(self, taker: str, rows: Iterable[Row]) -> list[Row]:
+        return [self.rows[taker, row["id"]] for row in rows]
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _readable(path: Path) -> Iterator[Row]:
+    """Whole JSON lines of a file that may have been cut off, or may not exist."""
+    if path.is_file():
+        yield from map(json.loads, path.read_bytes().split(b"\n")[:-1])
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def sit(taker: Taker, groups: Sequence[Group], samples: Samples) -> None:
+    """Have one taker answer what it has not answered yet, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import track
+
+    todo = [group for group in groups if any((taker.name, row["id"]) not in samples.rows for row in group)]
+    if not todo:
+        return
+    answers = taker.open()
+    for group in track(todo, description=taker.name, console=Console(stderr=True)):
+        given = answers(group)
+        missing = [{"probabilities": None, "abstained": True}] * (len(group) - len(given))
+        samples.add(_sample(taker, row, one) for row, one in zip(group, [*given, *missing], strict=True))
+
+
+def score(rows: Sequence[Row]) -> tuple[str, Figure]:
+    """What is measured, and the figure: balanced accuracy where all questions are yes/no, otherwise accuracy."""
+    right, scenes = [row["right"] for row in rows], [row["scene"] for row in rows]
+    if all(map(yes_no, rows)):
+        return "balanced accuracy", figure(balanced_accuracy(right, [row["truth"] for row in rows]), scenes, 0.5)
+    chance = float(np.mean([1 / len(row["options"]) for row in rows]))
+    return "accuracy", figure(mean_of(right), scenes, chance)
+
+
+def _scores(takers: Mapping[str, Sequence[Row]], holds: Callable[[Row], bool]) -> dict[str, Any] | None:
+    """One line of a table: the metric, and each taker's figure over the questions that hold. None without questions."""
+    scored = {name: score(kept) for name, rows in takers.items() if (kept := [row for row in rows if holds(row)])}
+    if not scored:
+        return None
+    metric = next(iter(scored.values()))[0]
+    return {"metric": metric, "takers": {name: asdict(found) for name, (_, found) in scored.items()}}
+
+
+def headlines(takers: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """The first table, in the order of HEADLINES; those without a question are left out."""
+    lines = ((line, _scores(takers, line.holds)) for line in HEADLINES)
+    return {line.key: {"label": line.label, **scores} for line, scores in lines if scores}
+
+
+def _cell(row: Row) -> tuple[str, str, str]:
+    return row["kind"], row["scenario"], row["type"]
+
+
+def by_type(takers: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """A figure for every kind, scenario and type of question."""
+    return [_cell_line(takers, cell) for cell in sorted({_cell(row) for rows in takers.values() for row in rows})]
+
+
+def _cell_line(takers: Mapping[str, Sequence[Row]], cell: tuple[str, str, str]) -> dict[str, Any]:
+    scores = _scores(takers, lambda row: _cell(row) == cell)
+    assert scores is not None, "a cell comes from a row that is in it"
+    return {**dict(zip(("kind", "scenario", "type"), cell, strict=True)), **scores}
+
+
+def calibration(rows: Sequence[Row]) -> dict[str, Any]:
+    """How honest the probabilities of yes/no answers are, of every kind of question."""
+    asked = [row for row in rows if yes_no(row)]
+    confidence, right = [row["confidence"] for row in asked], [row["right"] for row in asked]
+    on_truth = [(row["probabilities"] or {}).get(row["truth"], 0.0) for row in asked]
+    scenes = [row["scene"] for row in asked]
+    return {
+        "ece": asdict(figure(ece(confidence, right), scenes, None)),
+        "brier": asdict(figure(brier(on_truth, np.ones(len(asked))), scenes, 0.25)),
+        "aurc": asdict(figure(aurc(confidence, right), scenes, float(1 - np.mean(right)))),
+        "reliability": reliability(confidence, right),
+        "risk_coverage": _curve(confidence, right),
+    }
+
+
+def _curve(confidence: Sequence[float], right: Sequence[bool]) -> list[tuple[float, float]]:
+    """CURVE_POINTS of the risk-coverage curve, the last at full coverage."""
+    coverage, risk = risk_coverage(confidence, right)
+    kept = np.unique(np.linspace(0, len(risk) - 1, CURVE_POINTS + 1).round().astype(int)[1:])
+    return [(float(coverage[k]), float(risk[k])) for k in kept]
+
+
+def abstention(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the model's own threshold keeps of all questions, and how much of that is right."""
+    answered = [not row["abstained"] for row in rows]
+    kept = [row for row, given in zip(rows, answered, strict=True) if given]
+    accuracy = mean_of([row["right"] for row in kept])
+    return {
+        "answered": asdict(figure(mean_of(answered), [row["scene"] for row in rows], None)),
+        "right_when_answered": asdict(figure(accuracy, [row["scene"] for row in kept], None)) if kept else None,
+    }
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _mark(*parts: str | Path) -> str:
+    """A short name of what answers depend on: changes when weights, settings or questions change."""
+    whole = sha256()
+    for part in parts:
+        files = sorted(Path(part).rglob("*")) if Path(part).is_dir() else []
+        for file in (f for f in files if f.suffix in {".safetensors", ".json"} and f.name != "training.json"):
+            whole.update(f"{file.relative_to(part)} {_digest(file)}\n".encode())
+        whole.update(f"{'folder' if files else part}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def load_model(source: str | Path) -> "Foretell":
+    from ..reasoner.answer import Foretell
+
+    return Foretell.load(source)
+
+
+def _mean_features(model: "Foretell", train: Packed) -> MeanFeatures:
+    """The model with its features replaced by their mean over MEAN_CLIPS looks at training clips."""
+    groups = by_frames(load_rows(train))
+    picked = np.random.default_rng(0).permutation(len(groups))[:MEAN_CLIPS]
+    looks = (groups[place][0] for place in picked)
+    return MeanFeatures.of(model, (_look(model, train, row) for row in looks))
+
+
+def _look(model: Model, packed: Packed, row: Row) -> Clip:
+    return clip_of(packed, row["video"], row.get("until"), rate=model.rate, count=model.frames)
+
+
+def _takers(
+    source: str | Path, packed: Packed, train: Packed | None, controls: Mapping[str, str | Path]
+) -> Iterator[Taker]:
+    """The model, its two controls where there is training data, and the other models to compare with."""
+    data = _digest(packed.root / "questions.jsonl")
+    yield Taker(MODEL, _mark(source, data), partial(_watching, source, packed))
+    if train is not None:
+        learned = _digest(train.root / "questions.jsonl")
+        yield Taker("blind", _mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))))
+        mean_mark = _mark(source, data, learned)
+        yield Taker("mean features", mean_mark, lambda: watching(_mean_features(load_model(source), train), packed))
+    for name, folder in controls.items():
+        yield Taker(name, _mark(folder, data), partial(_watching, folder, packed))
+
+
+def _watching(source: str | Path, packed: Packed) -> Answers:
+    return watching(load_model(source), packed)
+
+
+def figures(answered: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """All figures, from each taker's rows of the per-sample file; the model's own come first."""
+    return {
+        "headlines": headlines(answered),
+        "by_type": by_type(answered),
+        "calibration": {name: calibration(rows) for name, rows in answered.items() if any(map(yes_no, rows))},
+        "abstention": abstention(answered[MODEL]),
+    }
+
+
+def _provenance(command: str) -> dict[str, Any]:
+    today = datetime.now(UTC).date().isoformat()
+    return {"command": command, "commit": _commit(), "date": today, "machine": _machine()}
+
+
+def _commit() -> str:
+    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" outside of a repository."""
+    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
+def _machine() -> str:
+    """What figures and speed may depend on, and nothing that names the machine."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} cores, {platform.machine()}, {device}, torch {torch.__version__}"
+
+
+def _data(packed: Packed, groups: Sequence[Group]) -> dict[str, Any]:
+    """What a split held: enough to make it again and to see that it is the same."""
+    rows, seeds = [row for group in groups for row in group], [clip["seed"] for clip in packed.clips]
+    return {
+        "questions": len(rows),
+        "clips": len({row["video"] for row in rows}),
+        "scenes": len({row["scene"] for row in rows}),
+        "seeds": [min(seeds), max(seeds)],
+        "sha256": _digest(packed.root / "questions.jsonl"),
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to four decimals: finer than any interval, and easier to read."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def run(
+    model_dir: str | Path | None,
+    data: Path,
+    out: Path,
+    *,
+    train_data: Path | None = None,
+    controls: Mapping[str, str | Path] | None = None,
+    limit: int | None = None,
+    per_clip: int | None = None,
+    command: str = "",
+    samples: Path | None = None,
+) -> dict[str, Any]:
+    """Examine a model (None: the embedded one) and its controls on a worlds folder; write the figures to `out`.
+
+    train_data: the training split, for the blind and mean-features controls (None leaves them out). controls: name ->
+    folder of another model. limit: about so many questions, whole clips at random; per_clip: at most so many questions
+    of a clip, its outcome first. samples: the per-sample file (None: beside `out`); an interrupted exam goes on from
+    it. Raises ValueError where no question has options and an answer.
+    """
+    from ..reasoner.answer import NANO
+
+    packed, train = load_clips(data), load_clips(train_data) if train_data else None
+    groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
+    if not groups:
+        raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
+    takers = list(_takers(model_dir or NANO, packed, train, controls or {}))
+    kept = Samples(samples or out.with_suffix(".samples.jsonl"), takers)
+    for taker in takers:
+        sit(taker, groups, kept)
+    answered = {taker.name: kept.of(taker.name, [row for group in groups for row in group]) for taker in takers}
+    found = {
+        **_provenance(command),
+        "data": {"test": _data(packed, groups)}
+        | ({"train": _data(train, by_frames(load_rows(train)))} if train else {}),
+        "figures": figures(answered),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n")
+    return found
+
+
+def calibrate(folder: Path, data: Path, *, target: float = 0.8, limit: int | None = None) -> "Calibration":
+    """Fit temperature and abstention threshold on a validation split and write them to the folder's calibration.json.
+
+    The temperature is fitted on yes/no questions (options of many words are scored a token, on another scale), the
+    threshold on all, as the lowest confidence at which `target` of the answers given are right. Never use test data.
+    """
+    from scipy.special import softmax
+
+    from ..reasoner.answer import Calibration
+
+    model, packed = load_model(folder), load_clips(data)
+    model.calibration = Calibration()
+    groups = chosen(by_frames(load_rows(packed)), limit)
+    rows = list(_scored(watching(model, packed), groups))
+    binary = [(logits, right) for row, logits, right in rows if yes_no(row)]
+    temperature = fit_temperature([logits for logits, _ in binary], [right for _, right in binary])
+    odds = [softmax(logits / temperature) for _, logits, _ in rows]
+    hits = [int(np.argmax(one)) == right for one, (_, _, right) in zip(odds, rows, strict=True)]
+    threshold = abstention_threshold([float(one.max()) for one in odds], hits, target=target)
+    fitted = Calibration(round(temperature, 4), round(threshold, 4))
+    _write(folder / "calibration.json", json.dumps(asdict(fitted)) + "\n")
+    return fitted
+
+
+def _scored(answers: Answers, groups: Iterable[Group]) -> Iterator[tuple[Row, Floats, int]]:
+    """Each question with its log-probabilities [options] and the place of its true option."""
+    for group in groups:
+        for row, given in zip(group, answers(group), strict=True):
+            chances = [given["probabilities"][option] for option in row["options"]]
+            yield row, np.log(np.maximum(chances, 1e-30)), row["options"].index(row["answer"])

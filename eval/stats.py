@@ -1,0 +1,180 @@
+"""What a score is worth: each figure comes with an interval clustered by scene, its n and its chance.
+
+Shapes: N questions, S scenes, B bootstrap resamples. A *statistic* maps the weights of the questions [B, N] to values
+[B], so one definition gives the figure (all weights 1) and its interval (weights: how often a resample drew the scene).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
+BINS = 15
+ROWS_AT_ONCE = 250  # resamples held in memory together: 250 x 10,000 questions is 20 MB
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with its 95% interval, the number of questions behind it, and what guessing would score."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    chance: float | None
+
+
+def figure(
+    statistic: Statistic, scenes: Sequence[str], chance: float | None, *, resamples: int = 2000, seed: int = 0
+) -> Figure:
+    """Measure a statistic with the percentile bootstrap over whole scenes (Efron & Tibshirani 1993, ch. 13).
+
+    Questions about one scene stand or fall together; resampling them one by one would make the interval too narrow.
+    """
+    if not scenes:
+        raise ValueError("no questions to measure: give at least one")
+    drawn = np.concatenate([statistic(weights) for weights in _scene_weights(scenes, resamples, seed)])  # [B]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    value = statistic(np.ones((1, len(scenes))))[0]
+    return Figure(float(value), float(low), float(high), len(scenes), chance)
+
+
+def _scene_weights(scenes: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each question is drawn when scenes are drawn with replacement: blocks of [<=ROWS_AT_ONCE, N]."""
+    names, scene_of = np.unique(np.asarray(scenes), return_inverse=True)
+    random = np.random.default_rng(seed)
+    for start in range(0, resamples, ROWS_AT_ONCE):
+        rows = min(ROWS_AT_ONCE, resamples - start)
+        drawn = random.integers(len(names), size=(rows, len(names))) + len(names) * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * len(names)).reshape(rows, len(names))  # [rows, S]
+        yield counts[:, scene_of].astype(np.float64)
+
+
+def mean_of(values: ArrayLike) -> Statistic:
+    """The plain mean: of rights and wrongs it is the accuracy, of squared errors the Brier score."""
+    column = np.asarray(values, dtype=np.float64)  # [N]
+    return lambda weights: (weights @ column) / weights.sum(1)
+
+
+def balanced_accuracy(right: ArrayLike, truth: Sequence[str]) -> Statistic:
+    """The mean over true answers of the share got right: always saying the same scores 1 / number of answers.
+
+    As sklearn's `balanced_accuracy_score`, from rights and wrongs, so that a missing answer is simply wrong. A true
+    answer that a resample did not draw is left out of that resample's mean.
+    """
+    is_class = np.equal.outer(np.asarray(truth), np.unique(np.asarray(truth))).astype(np.float64)  # [N, classes]
+    hits = is_class * np.asarray(right, dtype=np.float64)[:, None]
+
+    def statistic(weights: Floats) -> Floats:
+        count = weights @ is_class  # [B, classes]
+        recall = np.divide(weights @ hits, count, out=np.zeros_like(count), where=count > 0)
+        balanced: Floats = recall.sum(1) / (count > 0).sum(1)
+        return balanced
+
+    return statistic
+
+
+def brier(probability: ArrayLike, outcome: ArrayLike) -> Statistic:
+    """Mean squared distance of the stated probability from what happened (0 or 1); 0.25 for always saying one half."""
+    return mean_of((np.asarray(probability, dtype=np.float64) - np.asarray(outcome, dtype=np.float64)) ** 2)
+
+
+def _bin_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """The equal-width bin (b/bins, (b+1)/bins] of each confidence; 0 belongs to the first."""
+    inner = np.arange(1, bins) / bins
+    return np.searchsorted(inner, confidence, side="left").astype(np.int64)
+
+
+def ece(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> Statistic:
+    """Expected calibration error: how far confidence is from accuracy, over equal-width bins weighted by their count.
+
+    Guo et al. 2017 (arXiv 1706.04599), section 2. Noise inside bins only adds to it, so its interval leans upwards.
+    """
+    stated = np.asarray(confidence, dtype=np.float64)
+    in_bin = np.equal.outer(_bin_of(stated, bins), np.arange(bins)).astype(np.float64)  # [N, bins]
+    gap = in_bin * (stated - np.asarray(right, dtype=np.float64))[:, None]
+    return lambda weights: np.abs(weights @ gap).sum(1) / weights.sum(1)
+
+
+def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> list[dict[str, float]]:
+    """The filled bins of a reliability diagram: mean confidence, accuracy and count of each."""
+    stated, hit = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    index = _bin_of(stated, bins)
+    return [
+        {"confidence": float(stated[index == b].mean()), "accuracy": float(hit[index == b].mean()), "n": count}
+        for b, count in enumerate(np.bincount(index, minlength=bins).tolist())
+        if count
+    ]
+
+
+def _surest_first(confidence: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
+    """Order by falling confidence; each one's error there, shared evenly among equals; where a run of equals ends."""
+    stated, wrong = np.asarray(confidence, dtype=np.float64), 1.0 - np.asarray(right, dtype=np.float64)
+    order = np.argsort(-stated, kind="stable")
+    _, tie = np.unique(-stated[order], return_inverse=True)
+    shared = np.bincount(tie, wrong[order]) / np.bincount(tie)
+    return order, shared[tie], np.append(tie[1:] != tie[:-1], True)
+
+
+def risk_coverage(confidence: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
+    """Share answered [N] and share of those that are wrong [N], when only the surest k answers are given (k = 1..N).
+
+    El-Yaniv & Wiener 2010. Answers of equal confidence have no order: they share their errors evenly.
+    """
+    _, wrong, _ = _surest_first(confidence, right)
+    count = np.arange(1, len(wrong) + 1)
+    return count / len(wrong), np.cumsum(wrong) / count
+
+
+def aurc(confidence: ArrayLike, right: ArrayLike) -> Statistic:
+    """Area under the risk-coverage curve: the mean risk over all coverages; the error rate if confidence is useless."""
+    order, wrong, _ = _surest_first(confidence, right)
+
+    def statistic(weights: Floats) -> Floats:
+        ordered = weights[:, order]
+        given = np.cumsum(ordered, axis=1)
+        risk = np.divide(np.cumsum(ordered * wrong, axis=1), given, out=np.zeros_like(given), where=given > 0)
+        area: Floats = (ordered * risk).sum(1) / given[:, -1]
+        return area
+
+    return statistic
+
+
+def fit_temperature(logits: Sequence[ArrayLike], truth: Sequence[int]) -> float:
+    """The one divisor of all logits under which the validation answers are likeliest (Guo et al. 2017, section 4.2).
+
+    `logits`: for each question one score an option (any number of options); `truth`: the index of the right option.
+    Searched between e^-4 and e^4.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    rows = [np.asarray(row, dtype=np.float64) for row in logits]
+    if not rows or len(rows) != len(truth):
+        raise ValueError(f"{len(rows)} rows of logits and {len(truth)} true options: give one of each a question")
+    padded = np.full((len(rows), max(map(len, rows))), -np.inf)  # [N, most options]
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    at_truth = np.arange(len(rows)), np.asarray(truth)
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(padded / np.exp(log_temperature), axis=1)[at_truth].mean())
+
+    found: Any = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def abstention_threshold(confidence: ArrayLike, right: ArrayLike, *, target: float = 0.8, at_least: int = 50) -> float:
+    """The lowest confidence at which to answer such that, on validation, `target` of the given answers are right.
+
+    Counted over every answer at or above the threshold, and only where there are `at_least` of them (fewer are luck).
+    1.0, nearly always abstaining, where no threshold reaches the target.
+    """
+    order, wrong, last = _surest_first(confidence, right)
+    given = np.arange(1, len(wrong) + 1)
+    good = np.flatnonzero(last & (given >= at_least) & (1.0 - np.cumsum(wrong) / given >= target - 1e-12))
+    return float(np.asarray(confidence, dtype=np.float64)[order[good[-1]]]) if len(good) else 1.0

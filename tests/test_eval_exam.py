@@ -1,0 +1,379 @@
+"""The exam, its controls and its report, on models and worlds made here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from foretell.eval import exam, report
+from foretell.eval.controls import Blind, MeanFeatures
+from foretell.perception.video import Clip, read_clip
+from foretell.reasoner.answer import Answer, Calibration
+from foretell.train.data import load_clips
+
+from .conftest import VideoMaker
+
+ROOT = Path(__file__).parents[1]
+Row = dict[str, Any]
+FALLS, STANDS = 200, 50  # the brightness that tells a seeing model how a clip ends
+
+
+def question(rng: np.random.Generator, scene: str, scenario: str, outcome: bool) -> list[Row]:
+    """A negated or plain yes/no question and one about a colour; only the yes/no one depends on the outcome."""
+    negated = bool(rng.integers(2))
+    asked = f"Will it {'not ' if negated else ''}{'fall' if scenario == 'towers' else 'touch'}?"
+    common = {"video": f"clips/{scene}.mp4", "until": 0.5, "scene": scene, "scenario": scenario}
+    kind = {"kind": "predictive", "type": "falls" if scenario == "towers" else "touches", "negated": negated}
+    colour = str(rng.choice(["red", "blue", "green"]))
+    return [
+        {"id": f"{scene}-0", **common, **kind, "question": asked, "options": ["yes", "no"]}
+        | {"answer": "yes" if outcome != negated else "no"},
+        {"id": f"{scene}-1", **common, "kind": "descriptive", "type": "colour", "negated": False}
+        | {"question": "What colour is it?", "options": ["red", "blue", "green"], "answer": colour},
+    ]
+
+
+def make_worlds(folder: Path, clips: int, seed: int) -> Path:
+    """A decoded worlds folder: 8 frames of 8x8 at 8/s, as bright as the outcome says."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    rows, questions = [], []
+    frames = np.zeros((clips, 8, 8, 8, 3), dtype=np.uint8)
+    for place in range(clips):
+        scenario, outcome = ("towers", "collide")[place % 2], bool(place // 2 % 2)
+        scene = f"{scenario}-{seed + place}"
+        frames[place] = FALLS if outcome else STANDS
+        rows.append({"scene": scene, "video": f"clips/{scene}.mp4", "seed": seed + place, "frames": 8, "fps": 8.0})
+        questions += question(rng, scene, scenario, outcome)
+    for name, lines in (("clips", rows), ("questions", questions)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    np.save(folder / "frames.npy", frames)
+    (folder / "digests.json").write_text(json.dumps([""] * clips))
+    return folder
+
+
+class Seer:
+    """Knows what brightness means, says the first colour, and can be told to fail."""
+
+    frames, rate = 4, 8.0
+
+    def __init__(self, sure: float = 0.9, fail_after: int | None = None, silent: bool = False) -> None:
+        self.sure, self.fail_after, self.silent = sure, fail_after, silent
+        self.asked: list[str] = []
+        self.calibration = Calibration(temperature=9.0)
+
+    def watch(self, clip: Clip) -> tuple[Tensor, None]:
+        return torch.from_numpy(clip.frames).float().mean().view(1, 1, 1), None
+
+    def answer_many(self, clip: Clip, questions: Sequence[tuple[str, Sequence[str] | None]]) -> list[Answer]:
+        if self.fail_after is not None and len(self.asked) >= self.fail_after:
+            raise KeyboardInterrupt
+        return self.answer_features(*self.watch(clip), [questions])[0]
+
+    def answer_features(
+        self, features: Tensor, imagined: Tensor | None, questions: Sequence[Sequence[tuple[str, Sequence[str] | None]]]
+    ) -> list[list[Answer]]:
+        return [
+            [self._answer(float(look), *one) for one in asked] for look, asked in zip(features, questions, strict=True)
+        ]
+
+    def _answer(self, light: float, text: str, options: Sequence[str] | None) -> Answer:
+        assert options is not None
+        self.asked.append(text)
+        said = options[int((light > (FALLS + STANDS) / 2) == ("not" in text))] if len(options) == 2 else options[0]
+        odds = {option: self.sure if option == said else (1 - self.sure) / (len(options) - 1) for option in options}
+        return Answer(said, self.sure, abstained=len(options) == 3, probabilities=None if self.silent else odds)
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Path:
+    return make_worlds(tmp_path / "test", 40, seed=9000)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def seat(monkeypatch: pytest.MonkeyPatch, **models: Seer) -> None:
+    """Have folders called so load as these models."""
+    monkeypatch.setattr(exam, "load_model", lambda folder: models[Path(folder).name])
+
+
+# --- the blind control
+
+
+def texts(count: int, leak: str, seed: int) -> list[Row]:
+    """Yes/no rows whose answers are coin flips, unless they leak through the wording or the time shown."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        until, negated, outcome = float(rng.uniform(0.2, 1.0)), bool(rng.integers(2)), bool(rng.integers(2))
+        if leak == "until":
+            outcome = 0.45 < until < 0.7
+        if leak == "negation":
+            outcome = True
+        asked = f"Will the {rng.choice(['red', 'blue'])} tower {'not ' if negated else ''}fall?"
+        rows.append(
+            {"question": asked, "options": ["yes", "no"], "answer": "yes" if outcome != negated else "no"}
+            | {"until": until, "duration": 2.0, "scenario": "towers", "kind": "predictive"}
+        )
+    return rows
+
+
+def blind_accuracy(leak: str) -> float:
+    guesses = Blind.fit(texts(500, leak, seed=0)).answer_rows(rows := texts(400, leak, seed=1))
+    assert all(sum(odds.values()) == pytest.approx(1) and list(odds) == ["yes", "no"] for odds in guesses)
+    return float(
+        np.mean([max(odds, key=odds.__getitem__) == row["answer"] for odds, row in zip(guesses, rows, strict=True)])
+    )
+
+
+def test_blind_is_at_chance_where_text_and_time_tell_nothing() -> None:
+    assert 0.42 < blind_accuracy("nothing") < 0.58
+
+
+@pytest.mark.parametrize("leak", ["until", "negation"])
+def test_blind_finds_a_leak(leak: str) -> None:
+    assert blind_accuracy(leak) > 0.9
+
+
+def test_blind_says_which_kinds_it_knows() -> None:
+    blind = Blind.fit(texts(20, "nothing", seed=0))
+    with pytest.raises(ValueError, match=r"'explanatory'; the blind guesser knows \['predictive'\]"):
+        blind.answer_rows([{**texts(1, "nothing", seed=0)[0], "kind": "explanatory"}])
+
+
+# --- mean features
+
+
+def clip_at(light: int) -> Clip:
+    return Clip(np.full((4, 8, 8, 3), light, np.uint8), np.arange(4) / 8, duration=1.0, shown=0.375)
+
+
+def test_mean_features_shows_the_average_and_asks_each_question_once() -> None:
+    model = Seer()
+    control = MeanFeatures.of(model, [clip_at(0), clip_at(240)])
+    assert (float(control.world), control.frames, control.rate) == (120.0, 4, 8.0)
+    asked = [("Will it fall?", ["yes", "no"]), ("Will it not fall?", ["yes", "no"])]
+    assert control.answer_many(clip_at(0), asked) == control.answer_many(clip_at(240), asked)
+    assert model.asked == ["Will it fall?", "Will it not fall?"]
+
+
+# --- the exam
+
+
+def test_the_whole_exam(tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = make_worlds(tmp_path / "train", 80, seed=0)
+    (other := tmp_path / "other").mkdir()
+    seat(monkeypatch, model=Seer(), other=Seer(silent=True))
+    out = tmp_path / "results" / "tiny.json"
+    exam.run(weights, worlds, out, train_data=train, controls={"random-init": other}, command="foretell eval exam")
+    found = json.loads(out.read_text())
+    lines = found["figures"]["headlines"]
+    assert list(lines) == ["towers_falls", "collide_touches", "predictive_yes_no", "descriptive"]
+    assert list(lines["towers_falls"]["takers"]) == ["foretell", "blind", "mean features", "random-init"]
+    assert lines["towers_falls"]["metric"] == "balanced accuracy"
+    perfect = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 20, "chance": 0.5}
+    assert lines["towers_falls"]["takers"]["foretell"] == perfect
+    for control in ("blind", "mean features"):
+        figure = lines["predictive_yes_no"]["takers"][control]
+        assert figure["low"] <= figure["chance"] <= figure["high"]
+    assert lines["predictive_yes_no"]["takers"]["random-init"]["value"] == 0.0
+    assert lines["descriptive"]["takers"]["foretell"]["chance"] == pytest.approx(1 / 3, abs=1e-4)
+    assert [(row["scenario"], row["type"]) for row in found["figures"]["by_type"]][-1] == ("towers", "falls")
+    assert found["figures"]["calibration"]["foretell"]["ece"]["value"] == pytest.approx(0.1)
+    assert found["figures"]["calibration"]["foretell"]["brier"]["value"] == pytest.approx(0.01)
+    assert found["figures"]["calibration"]["random-init"]["brier"]["value"] == 1.0
+    assert found["figures"]["abstention"]["answered"]["value"] == 0.5
+    assert found["figures"]["abstention"]["right_when_answered"]["value"] == 1.0
+    assert found["data"]["test"]["seeds"] == [9000, 9039]
+    assert (found["data"]["test"]["questions"], found["data"]["train"]["questions"]) == (80, 160)
+    assert found["command"] == "foretell eval exam"
+
+
+def test_a_missing_or_broken_answer_is_wrong(worlds: Path) -> None:
+    rows = exam.load_rows(load_clips(worlds))[:3]
+    taker = exam.Taker(
+        "m", "1", lambda: lambda group: [{"probabilities": {"yes": np.nan, "no": 0.5}, "abstained": False}]
+    )
+    samples = exam.Samples(worlds / "s.jsonl", [taker])
+    exam.sit(taker, [rows], samples)
+    kept = samples.of("m", rows)
+    assert [(row["right"], row["answer"], row["confidence"]) for row in kept] == [(False, None, 0.0)] * 3
+    assert exam.score(kept)[1].value == 0.0
+
+
+def test_an_answer_that_is_no_option_is_wrong(worlds: Path) -> None:
+    rows = exam.load_rows(load_clips(worlds))[:1]
+    taker = exam.Taker("m", "1", lambda: lambda group: [{"probabilities": {"perhaps": 1.0}, "abstained": False}])
+    samples = exam.Samples(worlds / "s.jsonl", [taker])
+    exam.sit(taker, [rows], samples)
+    assert samples.of("m", rows)[0]["right"] is False
+
+
+def test_an_exam_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "r.json", tmp_path / "whole.json"
+    seat(monkeypatch, model=Seer(fail_after=30))
+    with pytest.raises(KeyboardInterrupt):
+        exam.run(weights, worlds, out)
+    with (tmp_path / "r.samples.jsonl").open("a") as file:
+        file.write('{"taker": "foretell", "id": "cut o')
+    second = Seer()
+    seat(monkeypatch, model=second)
+    exam.run(weights, worlds, out)
+    assert len(second.asked) == 80 - 30
+    seat(monkeypatch, model=Seer())
+    exam.run(weights, worlds, whole)
+    assert json.loads(out.read_text())["figures"] == json.loads(whole.read_text())["figures"]
+
+
+def test_other_weights_are_asked_anew(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat(monkeypatch, model=Seer())
+    exam.run(weights, worlds, tmp_path / "r.json")
+    (weights / "README.md").write_text("a card is no weight")
+    seat(monkeypatch, model=(same := Seer()))
+    exam.run(weights, worlds, tmp_path / "r.json")
+    assert same.asked == []
+    (weights / "bridge.safetensors").write_bytes(b"new")
+    seat(monkeypatch, model=(other := Seer()))
+    exam.run(weights, worlds, tmp_path / "r.json")
+    assert len(other.asked) == 80
+
+
+def test_a_limit_takes_whole_clips(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat(monkeypatch, model=(model := Seer()))
+    found = exam.run(weights, worlds, tmp_path / "r.json", limit=21)
+    assert len(model.asked) == 22
+    assert found["data"]["test"] | {"sha256": ""} == {
+        "questions": 22,
+        "clips": 11,
+        "scenes": 11,
+        "seeds": [9000, 9039],
+        "sha256": "",
+    }
+
+
+def test_no_questions_is_an_error(tmp_path: Path, worlds: Path, weights: Path) -> None:
+    (worlds / "questions.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no question with options"):
+        exam.run(weights, worlds, tmp_path / "r.json")
+
+
+def test_the_exam_shows_the_frames_that_a_user_would_see(tmp_path: Path, make_video: VideoMaker) -> None:
+    path = make_video("clip.mp4", count=16, size=64, rate=8)
+    clip = {"video": "clip.mp4", "seed": 0, "frames": 16, "size": 64, "fps": 8.0}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(clip) + "\n")
+    packed = load_clips(tmp_path)
+    for until in (0.5, 1.25, None):
+        ours = exam.clip_of(packed, "clip.mp4", until, rate=8.0, count=8)
+        theirs = read_clip(path, rate=8.0, count=8, until=until)
+        assert np.array_equal(ours.frames, theirs.frames)
+        assert ours.times == pytest.approx(theirs.times)
+        assert (ours.shown, ours.duration) == pytest.approx((theirs.shown, theirs.duration))
+
+
+def test_calibrate_finds_how_sure_to_be(worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+
+    class Boaster(Seer):
+        """Right three times in four, and 99% sure."""
+
+        def _answer(self, light: float, text: str, options: Sequence[str] | None) -> Answer:
+            lie = rng.random() < 0.25
+            return super()._answer(FALLS + STANDS - light if lie else light, text, options)
+
+    seat(monkeypatch, model=Boaster(sure=0.99))
+    many = make_worlds(worlds.parent / "validation", 400, seed=50)
+    fitted = exam.calibrate(weights, many, target=0.7)
+    honest = np.log(0.99 / 0.01) / np.log(0.75 / 0.25)
+    assert fitted.temperature == pytest.approx(honest, rel=0.2)
+    assert Calibration.read(weights / "calibration.json") == fitted
+    assert 0.5 < fitted.threshold <= 0.8
+
+
+# --- the report
+
+
+@pytest.fixture
+def measured(tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of one README, one model folder and one set of results, all called tiny or model."""
+    seat(monkeypatch, model=Seer())
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    exam.run(weights, worlds, tmp_path / "model.json", command="foretell eval exam")
+    (weights / "training.json").write_text(json.dumps({"data": {"clips": 12000}, "stages": ["align", "tune"]}))
+    readme = tmp_path / "README.md"
+    readme.write_text("# Mine\n\n<!-- figures:begin model -->\nold\n<!-- figures:end -->\n\nthe rest\n")
+    return readme
+
+
+def test_a_readme_is_rewritten_between_its_markers_only(measured: Path) -> None:
+    assert report.main(["--check", str(measured)]) == 1
+    assert report.main([str(measured)]) == 0
+    text = measured.read_text()
+    assert text.startswith("# Mine\n\n<!-- figures:begin model -->\n| questions |")
+    assert text.endswith("<!-- figures:end -->\n\nthe rest\n")
+    assert "| towers: will it fall? | balanced accuracy | 20 | 50.0 | 100.0 [100.0, 100.0] |" in text
+    assert report.main(["--check", str(measured)]) == 0
+    measured.write_text(text.replace("| 20 | 50.0 |", "| 21 | 50.0 |"))
+    assert report.main(["--check", str(measured)]) == 1
+
+
+def test_a_model_card_tells_training_and_figures(measured: Path) -> None:
+    card = measured.parent / "model" / "README.md"
+    assert report.main(["--check", str(card)]) == 1
+    assert report.main([str(card)]) == 0
+    assert report.main(["--check", str(card)]) == 0
+    body = card.read_text().split("---\n", 2)[2]
+    data = ModelCard(card.read_text()).data
+    assert isinstance(data, ModelCardData)
+    assert data.eval_results is not None
+    first = data.eval_results[0]
+    assert (first.metric_type, first.metric_name, first.metric_value) == (
+        "balanced_accuracy",
+        "towers: will it fall?",
+        1.0,
+    )
+    assert (data.license, data.pipeline_tag) == ("apache-2.0", "video-text-to-text")
+    assert "| data.clips | 12,000 |" in body
+    assert "| stages | align<br>tune |" in body
+    assert "towers: falls (predictive)" in body
+
+
+def test_plots_are_pictures_and_the_same_each_time(measured: Path) -> None:
+    first = {path.name: path.read_bytes() for path in report.plots("model", measured.parent / "a")}
+    second = {path.name: path.read_bytes() for path in report.plots("model", measured.parent / "b")}
+    assert first == second
+    assert sorted(first) == ["model-headlines.png", "model-reliability.png", "model-risk-coverage.png"]
+    pixels: NDArray[np.uint8] = np.asarray(Image.open(measured.parent / "a" / "model-headlines.png"))
+    assert pixels.std() > 10
+
+
+def test_report_errors_teach(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured.write_text("<!-- figures:begin other -->\n<!-- figures:end -->\n")
+    assert report.main([str(measured)]) == 2
+    assert "no results called 'other'" in capsys.readouterr().err
+    measured.write_text("nothing")
+    assert report.main(["--check", str(measured)]) == 2
+    assert "figures:begin NAME" in capsys.readouterr().err
+
+
+def test_published_tables_are_the_measured_ones() -> None:
+    assert report.stale([ROOT / "README.md", ROOT / "reasoner" / "nano" / "README.md"]) == []

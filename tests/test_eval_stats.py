@@ -1,0 +1,155 @@
+"""Each statistic against a value worked out by hand, or against the library that defines it."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss
+
+from foretell.eval.stats import (
+    Statistic,
+    abstention_threshold,
+    aurc,
+    balanced_accuracy,
+    brier,
+    ece,
+    figure,
+    fit_temperature,
+    mean_of,
+    reliability,
+    risk_coverage,
+)
+
+
+def value(statistic: Statistic, n: int) -> float:
+    return float(statistic(np.ones((1, n)))[0])
+
+
+def own(n: int) -> list[str]:
+    """Each question its own scene."""
+    return [f"scene-{i}" for i in range(n)]
+
+
+def test_accuracy_is_the_share_of_rights() -> None:
+    assert value(mean_of([1, 1, 1, 0]), 4) == 0.75
+
+
+def test_always_yes_scores_one_half_balanced_however_many_are_yes() -> None:
+    truth = ["yes"] * 9 + ["no"]
+    right = [t == "yes" for t in truth]
+    assert value(balanced_accuracy(right, truth), 10) == 0.5
+
+
+def test_balanced_accuracy_is_sklearns() -> None:
+    random = np.random.default_rng(0)
+    truth = random.choice(["yes", "no", "left"], 200)
+    guess = random.choice(["yes", "no", "left"], 200)
+    ours = value(balanced_accuracy(truth == guess, truth.tolist()), 200)
+    assert ours == pytest.approx(balanced_accuracy_score(truth, guess))
+
+
+def test_a_class_no_resample_holds_is_left_out_of_its_mean() -> None:
+    statistic = balanced_accuracy([True, False], ["yes", "no"])
+    assert statistic(np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])).tolist() == [1.0, 0.0, 0.5]
+
+
+def test_brier_by_hand_and_by_sklearn() -> None:
+    stated, happened = [0.9, 0.4, 0.5], [1, 0, 1]
+    assert value(brier(stated, happened), 3) == pytest.approx((0.01 + 0.16 + 0.25) / 3)
+    assert value(brier(stated, happened), 3) == pytest.approx(brier_score_loss(happened, stated))
+
+
+def test_perfect_calibration_has_no_error() -> None:
+    confidence = [0.75] * 4 + [0.5] * 2
+    right = [1, 1, 1, 0, 1, 0]
+    assert value(ece(confidence, right), 6) == 0.0
+
+
+def test_ece_by_hand() -> None:
+    # bins of one fifth: (.8, 1] holds .9 and 1.0, half right; (.4, .6] holds .6 (its upper edge) and .5, all right
+    confidence, right = [0.9, 1.0, 0.6, 0.5], [1, 0, 1, 1]
+    assert value(ece(confidence, right, bins=5), 4) == pytest.approx(0.5 * (0.95 - 0.5) + 0.5 * (1 - 0.55))
+
+
+def test_reliability_bins_tell_the_same_story_as_ece() -> None:
+    random = np.random.default_rng(1)
+    confidence = random.uniform(0, 1, 300)
+    right = random.uniform(0, 1, 300) < 0.6
+    bins = reliability(confidence, right)
+    gap = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / 300
+    assert gap == pytest.approx(value(ece(confidence, right), 300))
+
+
+def test_risk_coverage_by_hand() -> None:
+    coverage, risk = risk_coverage([0.6, 0.9, 0.8, 0.7], [0, 1, 1, 0])
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 2])
+    assert value(aurc([0.6, 0.9, 0.8, 0.7], [0, 1, 1, 0]), 4) == pytest.approx((1 / 3 + 1 / 2) / 4)
+
+
+def test_a_confidence_that_says_nothing_has_the_error_rate_as_its_area() -> None:
+    assert value(aurc([0.5] * 4, [0, 0, 0, 1]), 4) == pytest.approx(0.75)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_claims() -> None:
+    random = np.random.default_rng(2)
+    covered = 0
+    for trial in range(100):
+        right = random.uniform(size=150) < 0.7
+        found = figure(mean_of(right), own(150), 0.5, resamples=400, seed=trial)
+        covered += found.low <= 0.7 <= found.high
+    assert 88 <= covered <= 100
+
+
+def test_the_interval_of_independent_questions_is_the_binomial_one() -> None:
+    right = [True] * 320 + [False] * 80
+    found = figure(mean_of(right), own(400), 0.5)
+    half = 1.96 * np.sqrt(0.8 * 0.2 / 400)
+    assert (found.value, found.n, found.chance) == (0.8, 400, 0.5)
+    assert found.low == pytest.approx(0.8 - half, abs=0.006)
+    assert found.high == pytest.approx(0.8 + half, abs=0.006)
+
+
+def test_asking_a_scene_nine_times_does_not_narrow_the_interval() -> None:
+    right = np.random.default_rng(3).uniform(size=100) < 0.7
+    once = figure(mean_of(right), own(100), 0.5)
+    nine = figure(mean_of(np.repeat(right, 9)), np.repeat(own(100), 9).tolist(), 0.5)
+    naive = figure(mean_of(np.repeat(right, 9)), own(900), 0.5)
+    assert (nine.low, nine.high) == (once.low, once.high)
+    assert nine.high - nine.low > 2.5 * (naive.high - naive.low)
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
+    error = np.random.default_rng(4).uniform(size=97)
+    assert figure(mean_of(error), own(97), None) == figure(mean_of(error), own(97), None)
+    assert figure(mean_of(error), own(97), None) != figure(mean_of(error), own(97), None, seed=1)
+
+
+def test_no_questions_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no questions"):
+        figure(mean_of([]), [], None)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_a_known_temperature_is_recovered(temperature: float) -> None:
+    random = np.random.default_rng(5)
+    sharp = [random.normal(size=random.integers(2, 5)) * 2 for _ in range(6000)]
+    chance = [np.exp(row) / np.exp(row).sum() for row in sharp]
+    truth = [int(random.choice(len(p), p=p)) for p in chance]
+    assert fit_temperature([row * temperature for row in sharp], truth) == pytest.approx(temperature, rel=0.06)
+
+
+def test_temperature_asks_for_one_truth_a_row() -> None:
+    with pytest.raises(ValueError, match="1 rows of logits and 2 true options"):
+        fit_temperature([[0.0, 1.0]], [0, 1])
+
+
+def test_the_threshold_is_the_lowest_that_keeps_the_promise() -> None:
+    confidence = [0.95, 0.9, 0.85, 0.8, 0.7, 0.6]
+    right = [1, 1, 1, 0, 1, 0]
+    # answering the top 5 gives 4/5 right; all 6 only 4/6
+    assert abstention_threshold(confidence, right, target=0.8, at_least=1) == 0.7
+    assert abstention_threshold(confidence, right, target=0.9, at_least=1) == 0.85
+    assert abstention_threshold(confidence, right, target=0.9, at_least=4) == 1.0
+
+
+def test_the_threshold_never_parts_equal_confidences() -> None:
+    assert abstention_threshold([0.9, 0.9, 0.5], [1, 0, 0], target=0.9, at_least=1) == 1.0
