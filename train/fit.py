@@ -71,7 +71,7 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         global_tokens=recipe.global_tokens,
         imagined_tokens=recipe.imagined_tokens,
         llm_width=embeddings.weight.shape[1],
-        token_scale=round(float(embeddings.weight.float().std()), 5),
+        token_scale=round(float(embeddings.weight.detach().float().std()), 5),
     )
 
 
