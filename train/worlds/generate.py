@@ -216,14 +216,19 @@ def generate(
     rows = [
         json.loads(line) for part in sorted((out / "parts").glob("*.jsonl")) for line in part.read_text().splitlines()
     ]
-    questions = balance(
-        [q for row in rows for q in ask(row, np.random.default_rng([row["seed"], 1]))], np.random.default_rng([seed, 2])
-    )
     (out / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (out / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    questions = write_questions(out, rows, seed)
     if preview:
         contact_sheet(out, rows, preview)
     return Summary(out, len(rows), len(questions), dict(Counter(f"{q['scenario']}/{q['type']}" for q in questions)))
+
+
+def write_questions(out: Path, rows: list[Row], seed: int) -> list[Row]:
+    """questions.jsonl of these clips. Its random streams are apart from those that drew outcomes and `until`."""
+    asked = [question for row in rows for question in ask(row, np.random.default_rng([row["seed"], len(SCENARIOS), 0]))]
+    questions = balance(asked, np.random.default_rng([seed, len(SCENARIOS), 1]))
+    (out / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    return questions
 
 
 def contact_sheet(out: Path, rows: list[Row], path: Path, most: int = 24) -> None:

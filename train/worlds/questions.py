@@ -8,6 +8,7 @@ from .scene import COLOURS, Rng
 
 Row = dict[str, Any]
 YES_NO = ("yes", "no")
+FIXED = {"collide": ("red", "yellow")}
 NUMBERS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th"}
 
 # (scenario, fact) -> (phrasings of the fact, phrasings of its negation)
@@ -171,6 +172,11 @@ def _row(kind: str, type_: str, question: str, options: Iterable[str], answer: s
     }
 
 
+def _pooled(kind: str, type_: str, question: str, count: int, answer: str) -> Row:
+    """A question whose wrong options `balance` draws, so many options in all."""
+    return {**_row(kind, type_, question, (), answer), "choices": count}
+
+
 def _yes_no(
     rng: Rng, kind: str, type_: str, truth: bool, plain: tuple[str, ...], negations: tuple[str, ...], **names: Any
 ) -> Row:
@@ -212,21 +218,12 @@ def _blocks(rng: Rng, clip: Row) -> list[Row]:
         f"Does the {colour} {noun} stay up?",
     )
     rows.append(_yes_no(rng, "predictive", f"{noun}_falls", falls[colour], plain, negations))
-    counts = [str(n) for n in range(facts["blocks"] + 1)]
     ask = (
         f"How many {many} will still stand at the end?",
         f"How many {many} will not fall?",
         f"How many {many} stay standing?",
     )
-    rows.append(
-        _row(
-            "predictive",
-            "standing",
-            _pick(rng, ask),
-            _choice(rng, str(facts["standing"]), counts, 4),
-            str(facts["standing"]),
-        )
-    )
+    rows.append(_pooled("predictive", "standing", _pick(rng, ask), 4, str(facts["standing"])))
     if "first" in facts:
         ask = (
             f"Which {noun} falls first?",
@@ -259,12 +256,8 @@ def _direction(rng: Rng, clip: Row) -> list[Row]:
 
 def _why(rng: Rng, clip: Row) -> list[Row]:
     reason, scenario = clip["facts"]["reason"], clip["scenario"]
-    if scenario == "towers":
-        codes = ["inside", *(f"outside {k}" for k in range(1, clip["facts"]["blocks"]))]
-        answer, others = tower_reason(reason), [tower_reason(code) for code in codes]
-    else:
-        answer, others = REASONS[scenario][reason], list(REASONS[scenario].values())
-    return [_row("explanatory", "why", _pick(rng, WHY[scenario]), _choice(rng, answer, others, 3), answer)]
+    answer = tower_reason(reason) if scenario == "towers" else REASONS[scenario][reason]
+    return [_pooled("explanatory", "why", _pick(rng, WHY[scenario]), 3, answer)]
 
 
 def _description(rng: Rng, clip: Row) -> list[Row]:
@@ -280,10 +273,11 @@ def _description(rng: Rng, clip: Row) -> list[Row]:
         )
         rows.append(_row("descriptive", "shape", _pick(rng, ask), ("box", "ball", "cylinder"), one["shape"]))
     ask = ("How many coloured objects are there?", "How many objects can you see?", "Count the coloured objects.")
-    rows.append(
-        _row("descriptive", "count", _pick(rng, ask), _choice(rng, str(len(objects)), "123456", 4), str(len(objects)))
-    )
-    asked = str(list(COLOURS)[int(rng.integers(len(COLOURS)))])
+    rows.append(_pooled("descriptive", "count", _pick(rng, ask), 4, str(len(objects))))
+    free = [
+        c for c in COLOURS if c not in FIXED.get(clip["scenario"], ())
+    ]  # a colour that is always there gives itself away
+    asked = free[int(rng.integers(len(free)))]
     plain = (f"Is there a {asked} object?", f"Do you see something {asked}?", f"Is any object {asked}?")
     rows.append(
         _yes_no(
@@ -305,7 +299,7 @@ def _description(rng: Rng, clip: Row) -> list[Row]:
         key, noun = named[int(rng.integers(len(named)))]
         answer = clip["facts"].get(key, colours[0])
         ask = (f"What colour is {noun}?", f"Which colour does {noun} have?", f"Name the colour of {noun}.")
-        rows.append(_row("descriptive", "colour", _pick(rng, ask), _choice(rng, answer, COLOURS, 4), answer))
+        rows.append(_pooled("descriptive", "colour", _pick(rng, ask), 4, answer))
     return rows
 
 
@@ -329,15 +323,27 @@ def ask(clip: Row, rng: Rng) -> list[Row]:
 def balance(rows: list[Row], rng: Rng, floor: float = 0.2) -> list[Row]:
     """Drop questions until, in every scenario x type x negation x `until`, each answer is right equally often.
 
-    An answer rarer than `floor` of the commonest one is dropped altogether, as it would cost too many others.
+    An answer rarer than `floor` of the commonest one is dropped altogether, as it would cost too many others. Wrong
+    options are drawn from the answers that are left, so that no option is likelier than another to be right.
     """
-    strata: dict[tuple[Any, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for place, row in enumerate(rows):
-        strata[row["scenario"], row["type"], row["negated"], row["until"]][row["answer"]].append(place)
-    kept: list[int] = []
-    for answers in strata.values():
-        common = [places for places in answers.values() if len(places) >= floor * max(map(len, answers.values()))]
-        least = min(map(len, common))
-        if len(common) > 1:
-            kept += [places[int(i)] for places in common for i in rng.permutation(len(places))[:least]]
-    return [rows[place] for place in sorted(kept)]
+    groups: dict[tuple[Any, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["scenario"], row["type"], row["negated"]][row["answer"]].append(row)
+    kept = {id(row) for answers in groups.values() for row in _even(answers, rng, floor)}
+    return [row for row in rows if id(row) in kept]
+
+
+def _even(answers: dict[str, list[Row]], rng: Rng, floor: float) -> list[Row]:
+    """One group's questions, thinned so that its common answers are equally frequent for every `until`."""
+    most = max(map(len, answers.values()))
+    common = {answer: rows for answer, rows in answers.items() if len(rows) >= floor * most}
+    kept: list[Row] = []
+    for until in sorted({row["until"] for rows in common.values() for row in rows}):
+        shown = [[row for row in rows if row["until"] == until] for rows in common.values()]
+        least = min(map(len, shown))
+        kept += [rows[int(i)] for rows in shown for i in rng.permutation(len(rows))[:least]]
+    for row in kept:
+        count = row.pop("choices", None)
+        if count is not None:
+            row["options"] = _choice(rng, row["answer"], common, count)
+    return kept if len(common) > 1 else []
