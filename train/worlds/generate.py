@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import av
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from .questions import Row, ask, balance
+from .physics import Painter, Trajectory, simulate
+from .questions import Row, ask_stream, balance
 from .scenarios import SCENARIOS, Scenario, Verdict
 from .scene import Look, Scene, compile_scene, draw_look, project
 
@@ -35,6 +36,11 @@ class Spec:
     frames: int = 16
     fps: float = 8.0
     shadows: float = 0.08
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame is seen, seconds [frames]."""
+        return np.arange(self.frames) / self.fps
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,6 @@ def encode(frames: NDArray[np.uint8], path: Path, fps: float) -> None:
         container.mux(stream.encode())
 
 
-def _states(scene: Scene, trajectory: Any, look: Look, times: NDArray[np.float64]) -> list[list[list[float]]]:
-    """A frame's objects as [x, y, z, qw, qx, qy, qz, u, v]: pose in metres, then the centre in the image (0..1)."""
-    steps = [trajectory.at(t) for t in times]
-    poses = np.concatenate([trajectory.positions[steps], trajectory.quaternions[steps]], -1)
-    return np.concatenate([poses, project(poses[..., :3], look)], -1).round(4).tolist()  # type: ignore[no-any-return]
-
-
-def _describe(scene: Scene) -> list[Row]:
-    return [
-        {"colour": b.colour, "shape": b.shape, "half": [round(h, 4) for h in b.half], "density": round(b.density, 1),
-         "friction": round(b.friction, 3), "role": b.role}
-        for b in scene.bodies
-    ]  # fmt: skip
-
-
 def _wanted(verdict: Verdict, outcome: bool, until: float) -> bool:
     """It ended as drawn, and was decided after the last frame shown."""
     return verdict.clear and verdict.outcome == outcome and (verdict.decided is None or verdict.decided > until + 0.01)
@@ -83,18 +74,33 @@ def _wanted(verdict: Verdict, outcome: bool, until: float) -> bool:
 class Story:
     """One accepted scene: what happened and how it looks."""
 
+    scenario: Scenario
     scene: Scene
     look: Look
-    model: Any
-    trajectory: Any
+    model: mujoco.MjModel
+    trajectory: Trajectory
     verdict: Verdict
     until: float
 
 
+def _states(story: Story, times: NDArray[np.float64]) -> list[list[list[float]]]:
+    """A frame's objects as [x, y, z, qw, qx, qy, qz, u, v]: pose in metres, then the centre in the image (0..1)."""
+    path, steps = story.trajectory, [story.trajectory.at(t) for t in times]
+    poses = np.concatenate([path.positions[steps], path.quaternions[steps]], -1)
+    states: list[list[list[float]]] = np.concatenate([poses, project(poses[..., :3], story.look)], -1).round(4).tolist()
+    return states
+
+
+def _objects(scene: Scene) -> list[Row]:
+    return [
+        {"colour": b.colour, "shape": b.shape, "half": [round(h, 4) for h in b.half], "density": round(b.density, 1),
+         "friction": round(b.friction, 3), "role": b.role}
+        for b in scene.bodies
+    ]  # fmt: skip
+
+
 def find_story(scenario: Scenario, seed: int, spec: Spec) -> Story:
     """Draw the outcome and `until` first, then scenes until one fits: `until` tells nothing of what happens."""
-    from .physics import simulate
-
     rng = np.random.default_rng([seed, list(SCENARIOS).index(scenario.name)])
     outcome, until = bool(rng.random() < 0.5), float(scenario.untils[int(rng.integers(len(scenario.untils)))])
     for _ in range(ATTEMPTS):
@@ -106,37 +112,35 @@ def find_story(scenario: Scenario, seed: int, spec: Spec) -> Story:
         trajectory = simulate(model, scene)
         verdict = scenario.judge(scene, trajectory, look)
         if _wanted(verdict, outcome, until):
-            return Story(scene, look, model, trajectory, verdict, until)
+            return Story(scenario, scene, look, model, trajectory, verdict, until)
     raise RuntimeError(
         f"{scenario.name} with seed {seed}: no scene ended with {scenario.outcome}={outcome} in {ATTEMPTS} tries"
     )
 
 
-def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path) -> Row:
+def describe(story: Story, seed: int, spec: Spec) -> Row:
+    """The clips.jsonl row of a story."""
+    scene_id, verdict = f"{story.scenario.name}-{seed}", story.verdict
+    outcome = {"name": story.scenario.outcome, "value": verdict.outcome, "time": verdict.decided}
+    return {
+        "scene": scene_id, "scenario": story.scenario.name, "seed": seed, "video": f"clips/{scene_id}.mp4",
+        "fps": spec.fps, "frames": spec.frames, "size": spec.size, "until": story.until,
+        "outcome": {**outcome, "definition": story.scenario.definition}, "facts": verdict.facts,
+        "notes": story.scene.notes, "objects": _objects(story.scene), "states": _states(story, spec.times),
+    }  # fmt: skip
+
+
+def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Painter, out: Path) -> Row:
     """Simulate, draw and encode one clip; returns its clips.jsonl row."""
     story = find_story(scenario, seed, spec)
-    times = np.arange(spec.frames) / spec.fps
-    states = story.trajectory.qpos[[story.trajectory.at(t) for t in times]]
-    scene_id = f"{scenario.name}-{seed}"
-    encode(painter.draw(story.model, story.look, states), out / "clips" / f"{scene_id}.mp4", spec.fps)
-    outcome = {
-        "name": scenario.outcome,
-        "value": story.verdict.outcome,
-        "time": story.verdict.decided,
-        "definition": scenario.definition,
-    }
-    return {
-        "scene": scene_id, "scenario": scenario.name, "seed": seed, "video": f"clips/{scene_id}.mp4", "fps": spec.fps,
-        "frames": spec.frames, "size": spec.size, "until": story.until, "outcome": outcome,
-        "facts": story.verdict.facts, "notes": story.scene.notes, "objects": _describe(story.scene),
-        "states": _states(story.scene, story.trajectory, story.look, times),
-    }  # fmt: skip
+    row = describe(story, seed, spec)
+    states = story.trajectory.qpos[[story.trajectory.at(t) for t in spec.times]]
+    encode(painter.draw(story.model, story.look, states), out / row["video"], spec.fps)
+    return row
 
 
 def _make_part(part: int, out: Path, clips: int, seed: int, spec: Spec) -> int:
     """Clips [part * PART, ...) into parts/NNNNN.jsonl by one rename; done parts are left alone. Returns its clips."""
-    from .physics import Painter
-
     path = out / "parts" / f"{part:05d}.jsonl"
     first, last = part * PART, min((part + 1) * PART, clips)
     if not path.exists():
@@ -225,8 +229,8 @@ def generate(
 
 def write_questions(out: Path, rows: list[Row], seed: int) -> list[Row]:
     """questions.jsonl of these clips. Its random streams are apart from those that drew outcomes and `until`."""
-    asked = [question for row in rows for question in ask(row, np.random.default_rng([row["seed"], len(SCENARIOS), 0]))]
-    questions = balance(asked, np.random.default_rng([seed, len(SCENARIOS), 1]))
+    asked = [question for row in rows for question in ask_stream(row)]
+    questions = balance(asked, np.random.default_rng([seed, 101]))
     (out / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
     return questions
 

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from .scene import COLOURS, Rng
 
 Row = dict[str, Any]
@@ -318,6 +320,11 @@ def ask(clip: Row, rng: Rng) -> list[Row]:
     common = {key: clip[key] for key in ("video", "scene", "scenario", "until")}
     rows = [row for source in ASKED[clip["scenario"]] for row in source(rng, clip)]
     return [{"id": f"{clip['scene']}-{n}", **common, **row} for n, row in enumerate(rows)]
+
+
+def ask_stream(clip: Row) -> list[Row]:
+    """`ask` with the clip's own random stream, apart from those ([seed, scenario]) that drew outcome and `until`."""
+    return ask(clip, np.random.default_rng([clip["seed"], 100, 0]))
 
 
 def balance(rows: list[Row], rng: Rng, floor: float = 0.2) -> list[Row]:
