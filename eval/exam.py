@@ -23,21 +23,18 @@ from ..train.data import Packed, load_clips, questions_by_clip
 from .controls import Blind, MeanFeatures, Probabilities, Row
 from .stats import (
     Figure,
-    Floats,
-    abstention_threshold,
     aurc,
     balanced_accuracy,
     brier,
     ece,
     figure,
-    fit_temperature,
     mean_of,
     reliability,
     risk_coverage,
 )
 
 if TYPE_CHECKING:
-    from ..reasoner.answer import Answer, Calibration, Foretell, Question
+    from ..reasoner.answer import Answer, Foretell, Question
 
 Group = list[Row]  # questions about the same frames of the same video
 Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question
@@ -441,35 +438,3 @@ def run(
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out, json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n")
     return found
-
-
-def calibrate(folder: Path, data: Path, *, target: float = 0.8, limit: int | None = None) -> "Calibration":
-    """Fit temperature and abstention threshold on a validation split and write them to the folder's calibration.json.
-
-    The temperature is fitted on yes/no questions (options of many words are scored a token, on another scale), the
-    threshold on all, as the lowest confidence at which `target` of the answers given are right. Never use test data.
-    """
-    from scipy.special import softmax
-
-    from ..reasoner.answer import Calibration
-
-    model, packed = load_model(folder), load_clips(data)
-    model.calibration = Calibration()
-    groups = chosen(by_frames(load_rows(packed)), limit)
-    rows = list(_scored(watching(model, packed), groups))
-    binary = [(logits, right) for row, logits, right in rows if yes_no(row)]
-    temperature = fit_temperature([logits for logits, _ in binary], [right for _, right in binary])
-    odds = [softmax(logits / temperature) for _, logits, _ in rows]
-    hits = [int(np.argmax(one)) == right for one, (_, _, right) in zip(odds, rows, strict=True)]
-    threshold = abstention_threshold([float(one.max()) for one in odds], hits, target=target)
-    fitted = Calibration(round(temperature, 4), round(threshold, 4))
-    _write(folder / "calibration.json", json.dumps(asdict(fitted)) + "\n")
-    return fitted
-
-
-def _scored(answers: Answers, groups: Iterable[Group]) -> Iterator[tuple[Row, Floats, int]]:
-    """Each question with its log-probabilities [options] and the place of its true option."""
-    for group in groups:
-        for row, given in zip(group, answers(group), strict=True):
-            chances = [given["probabilities"][option] for option in row["options"]]
-            yield row, np.log(np.maximum(chances, 1e-30)), row["options"].index(row["answer"])

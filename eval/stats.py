@@ -6,10 +6,11 @@ Shapes: N questions, S scenes, B bootstrap resamples. A *statistic* maps the wei
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..reasoner.calibration import surest_first
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
@@ -111,28 +112,19 @@ def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = BINS) -> li
     ]
 
 
-def _surest_first(confidence: ArrayLike, right: ArrayLike) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
-    """Order by falling confidence; each one's error there, shared evenly among equals; where a run of equals ends."""
-    stated, wrong = np.asarray(confidence, dtype=np.float64), 1.0 - np.asarray(right, dtype=np.float64)
-    order = np.argsort(-stated, kind="stable")
-    _, tie = np.unique(-stated[order], return_inverse=True)
-    shared = np.bincount(tie, wrong[order]) / np.bincount(tie)
-    return order, shared[tie], np.append(tie[1:] != tie[:-1], True)
-
-
 def risk_coverage(confidence: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
     """Share answered [N] and share of those that are wrong [N], when only the surest k answers are given (k = 1..N).
 
     El-Yaniv & Wiener 2010. Answers of equal confidence have no order: they share their errors evenly.
     """
-    _, wrong, _ = _surest_first(confidence, right)
+    _, wrong, _ = surest_first(confidence, right)
     count = np.arange(1, len(wrong) + 1)
     return count / len(wrong), np.cumsum(wrong) / count
 
 
 def aurc(confidence: ArrayLike, right: ArrayLike) -> Statistic:
     """Area under the risk-coverage curve: the mean risk over all coverages; the error rate if confidence is useless."""
-    order, wrong, _ = _surest_first(confidence, right)
+    order, wrong, _ = surest_first(confidence, right)
 
     def statistic(weights: Floats) -> Floats:
         ordered = weights[:, order]
@@ -142,39 +134,3 @@ def aurc(confidence: ArrayLike, right: ArrayLike) -> Statistic:
         return area
 
     return statistic
-
-
-def fit_temperature(logits: Sequence[ArrayLike], truth: Sequence[int]) -> float:
-    """The one divisor of all logits under which the validation answers are likeliest (Guo et al. 2017, section 4.2).
-
-    `logits`: for each question one score an option (any number of options); `truth`: the index of the right option.
-    Searched between e^-4 and e^4.
-    """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    rows = [np.asarray(row, dtype=np.float64) for row in logits]
-    if not rows or len(rows) != len(truth):
-        raise ValueError(f"{len(rows)} rows of logits and {len(truth)} true options: give one of each a question")
-    padded = np.full((len(rows), max(map(len, rows))), -np.inf)  # [N, most options]
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = values
-    at_truth = np.arange(len(rows)), np.asarray(truth)
-
-    def loss(log_temperature: float) -> float:
-        return -float(log_softmax(padded / np.exp(log_temperature), axis=1)[at_truth].mean())
-
-    found: Any = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
-
-
-def abstention_threshold(confidence: ArrayLike, right: ArrayLike, *, target: float = 0.8, at_least: int = 50) -> float:
-    """The lowest confidence at which to answer such that, on validation, `target` of the given answers are right.
-
-    Counted over every answer at or above the threshold, and only where there are `at_least` of them (fewer are luck).
-    1.0, nearly always abstaining, where no threshold reaches the target.
-    """
-    order, wrong, last = _surest_first(confidence, right)
-    given = np.arange(1, len(wrong) + 1)
-    good = np.flatnonzero(last & (given >= at_least) & (1.0 - np.cumsum(wrong) / given >= target - 1e-12))
-    return float(np.asarray(confidence, dtype=np.float64)[order[good[-1]]]) if len(good) else 1.0

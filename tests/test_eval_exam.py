@@ -290,25 +290,6 @@ def test_the_exam_shows_the_frames_that_a_user_would_see(tmp_path: Path, make_vi
         assert (ours.shown, ours.duration) == pytest.approx((theirs.shown, theirs.duration))
 
 
-def test_calibrate_finds_how_sure_to_be(worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-
-    class Boaster(Seer):
-        """Right three times in four, and 99% sure."""
-
-        def _answer(self, light: float, text: str, options: Sequence[str] | None) -> Answer:
-            lie = rng.random() < 0.25
-            return super()._answer(FALLS + STANDS - light if lie else light, text, options)
-
-    seat(monkeypatch, model=Boaster(sure=0.99))
-    many = make_worlds(worlds.parent / "validation", 400, seed=50)
-    fitted = exam.calibrate(weights, many, target=0.7)
-    honest = np.log(0.99 / 0.01) / np.log(0.75 / 0.25)
-    assert fitted.temperature == pytest.approx(honest, rel=0.2)
-    assert Calibration.read(weights / "calibration.json") == fitted
-    assert 0.5 < fitted.threshold <= 0.8
-
-
 # --- the report
 
 

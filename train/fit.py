@@ -22,6 +22,7 @@ from ..bridge.cache import FeatureCache, statistics
 from ..bridge.projector import BridgeConfig
 from ..perception.encoder import VJEPA2World
 from ..reasoner.answer import Foretell, answer_text
+from ..reasoner.calibration import abstention_threshold, fit_temperature
 from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, pack, video_token
@@ -349,27 +350,14 @@ def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def calibrate(model: Foretell, split: Split, recipe: FitRecipe, clips: int) -> dict[str, float]:
-    """Fit the temperature on yes/no questions of the validation split, and the confidence below which `ask` abstains.
-
-    The threshold keeps the most confident answers whose accuracy on validation is at least the goal of 80%.
-    """
-    from scipy.optimize import minimize_scalar
-
+    """Temperature and abstention threshold (80% of the answers given are right) on yes/no questions of validation."""
     closed = [[row for row in rows if row["options"] == ["yes", "no"]] for rows in split.questions[:clips]]
     scored = list(score_rows(model, split, recipe, closed))
-    scores = torch.tensor([score for _, score in scored], dtype=torch.float64)
-    truth = torch.tensor([row["options"].index(row["answer"]) for row, _ in scored])
-    fitted = minimize_scalar(
-        lambda log_t: float(nn.functional.cross_entropy(scores / math.exp(log_t), truth)),
-        bounds=(-3, 3),
-        method="bounded",
-    )
-    temperature = math.exp(fitted.x)
-    confidence, guess = (scores / temperature).softmax(-1).max(-1)
-    order = confidence.argsort(descending=True)
-    running = (guess == truth)[order].double().cumsum(0) / torch.arange(1, len(truth) + 1)
-    enough = (running >= 0.8).nonzero()
-    threshold = float(confidence[order[int(enough[-1])]]) if len(enough) else float(confidence.max())
+    scores = np.array([score for _, score in scored])  # [N, 2]
+    truth = [row["options"].index(row["answer"]) for row, _ in scored]
+    temperature = fit_temperature(list(scores), truth)
+    odds = torch.tensor(scores / temperature).softmax(-1).numpy()
+    threshold = abstention_threshold(odds.max(-1), odds.argmax(-1) == np.array(truth))
     return {"temperature": round(temperature, 4), "threshold": round(threshold, 4)}
 
 
