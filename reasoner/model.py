@@ -267,7 +267,8 @@ def save_parts(model: ForetellForConditionalGeneration, folder: str | Path, dtyp
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.text_config.name_or_path = ""  # a path would be this machine's; config.llm is what load goes by
+    for part in (model.config.text_config, model.config.vision_config):
+        part.name_or_path = ""  # a path would be this machine's; config.llm is what load goes by
     model.config.save_pretrained(folder)
     model.encoder.save_pretrained(folder / "encoder", state_dict=stored(model.encoder.state_dict(), dtype))
     save_file(stored(model.bridge.state_dict(), dtype), folder / "bridge.safetensors")
