@@ -110,7 +110,7 @@ def by_frames(rows: Iterable[Row]) -> list[Group]:
 
 
 def thinned(group: Group, most: int | None) -> Group:
-    """At most so many questions about the same frames: the first (that is a clip's outcome), the others at random."""
+    """At most so many questions about the same frames: the first (the outcome, if kept), others at random."""
     if most is None or len(group) <= most:
         return group
     order = np.random.default_rng(list(group[0]["id"].encode())).permutation(len(group) - 1)[: most - 1]

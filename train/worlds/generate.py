@@ -55,9 +55,8 @@ class Summary:
 
 def encode(frames: NDArray[np.uint8], path: Path, fps: float) -> None:
     """Write frames [T, H, W, 3] as H.264 whose shown frames do not depend on the later ones."""
-    rate = round(fps * 1000)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate // 1000 if rate % 1000 == 0 else None)
+        stream = container.add_stream("libx264", rate=round(fps))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.options = {"x264-params": X264, "preset": "veryfast"}
         for frame in frames:
