@@ -31,7 +31,7 @@ def load_llm(
     where = source or embedded_llm()
     options: dict[str, Any] = {"dtype": dtype or (native_dtype() if source else torch.float32), "use_safetensors": True}
     if load_in_4bit:
-        options["quantization_config"] = four_bit()
+        options["quantization_config"] = four_bit(dtype or native_dtype())
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, **options)
     keep_trainable(model)
     return model
@@ -66,14 +66,14 @@ def native_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def four_bit(skip: Sequence[str] = ("lm_head",)) -> "BitsAndBytesConfig":
-    """NF4 weights (Dettmers et al. 2023); `skip`: modules that keep their precision."""
+def four_bit(compute: torch.dtype, skip: Sequence[str] = ("lm_head",)) -> "BitsAndBytesConfig":
+    """NF4 weights (Dettmers et al. 2023), multiplied in `compute`; `skip`: modules that keep their precision."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=native_dtype(),
+        bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=list(skip),
     )
 

@@ -333,7 +333,7 @@ def _load_parts(
 def _load_whole(source: str, load_in_4bit: bool, dtype: torch.dtype | None) -> ForetellForConditionalGeneration:
     options: dict[str, Any] = {"dtype": dtype or native_dtype(), "use_safetensors": True}
     if load_in_4bit:
-        options["quantization_config"] = four_bit(skip=["encoder", "bridge", "lm_head"])
+        options["quantization_config"] = four_bit(options["dtype"], skip=["encoder", "bridge", "lm_head"])
     model: ForetellForConditionalGeneration = ForetellForConditionalGeneration.from_pretrained(source, **options)
     keep_trainable(model)
     model.eval()  # type: ignore[no-untyped-call]

@@ -226,7 +226,7 @@ def test_parts_give_back_the_model(model: Any, processor: ForetellProcessor, tmp
     randomise_lora(add_lora(model, rank=4))
     save_parts(model, tmp_path / "parts")
     inputs = chat(processor, "Will it fall?")
-    twin = load(tmp_path / "parts", llm=str(tmp_path / "llm"), merge=merge)
+    twin = load(tmp_path / "parts", llm=str(tmp_path / "llm"), merge=merge, dtype=torch.float32)
     assert hasattr(twin.language_model, "peft_config") is not merge
     with torch.no_grad():
         torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
@@ -248,7 +248,7 @@ def test_merging_a_folder_equals_pefts_merge(model: Any, tmp_path: Path) -> None
     model.language_model.save_pretrained(tmp_path / "llm")
     randomise_lora(add_lora(model, rank=4))
     save_parts(model, tmp_path / "parts")
-    ours = load(tmp_path / "parts", llm=str(tmp_path / "llm")).state_dict()
+    ours = load(tmp_path / "parts", llm=str(tmp_path / "llm"), dtype=torch.float32).state_dict()
     theirs = merge_lora(model).state_dict()
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -296,7 +296,7 @@ def test_parts_can_be_stored_at_half_the_size(model: Any, processor: ForetellPro
     assert len(stored) == 3  # encoder, bridge, LoRA
     assert all(value.dtype == torch.float16 for path in stored for value in load_file(path).values())
     inputs = chat(processor, "Will it fall?")
-    twin = load(tmp_path / "half", llm=str(tmp_path / "llm"))
+    twin = load(tmp_path / "half", llm=str(tmp_path / "llm"), dtype=torch.float32)
     assert {parameter.dtype for parameter in twin.parameters()} == {torch.float32}
     with torch.no_grad():
         torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, atol=0.1, rtol=0)
