@@ -1,6 +1,8 @@
 """Claims about the worlds: deterministic, balanced, decided after what is shown, and no leak of the future."""
 
 import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,14 @@ def test_drawing_does_not_depend_on_what_was_drawn_before(painter: Painter) -> N
     fresh = Painter(64)
     assert np.array_equal(in_turn[-1], draw(fresh, stories[-1]))
     assert np.array_equal(in_turn[0], draw(fresh, stories[0]))
+
+
+def test_triton_can_be_imported_after_drawing() -> None:
+    """Mesa's LLVM and triton's in the wrong order end in a segmentation fault."""
+    code = "from foretell.train.worlds.physics import Painter; Painter(64); import torch._dynamo, torch; import triton"
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_first_frame_shows_the_scene_not_empty_sky(world: Path) -> None:

@@ -1,5 +1,7 @@
 """Run a compiled scene and remember what questions ask about: poses, contacts, sinking; then draw the frames."""
 
+import importlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import mujoco
@@ -68,6 +70,12 @@ def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON) -> T
     return Trajectory(np.arange(steps + 1) * model.opt.timestep, poses[..., :3], poses[..., 3:], qpos, contacts)
 
 
+def load_llvm() -> None:
+    """Load the LLVM of triton, where torch brought one, before Mesa loads its own: the other order crashes."""
+    with suppress(ImportError):
+        importlib.import_module("triton._C.libtriton")
+
+
 class Painter:
     """Draws clips of many models through one GL context and one MjrContext.
 
@@ -76,6 +84,7 @@ class Painter:
     """
 
     def __init__(self, size: int) -> None:
+        load_llvm()
         self.size = size
         self.context = mujoco.GLContext(size, size)
         self.viewport = mujoco.MjrRect(0, 0, size, size)
