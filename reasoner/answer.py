@@ -106,10 +106,19 @@ class Foretell:
         self.calibration = calibration
 
     @classmethod
-    def load(cls, source: str | Path | None = None, llm: str | None = None, load_in_4bit: bool = False) -> "Foretell":
-        """The embedded model (None), or a folder or hub id; `llm` names another language model than the folder does."""
+    def load(
+        cls,
+        source: str | Path | None = None,
+        llm: str | None = None,
+        load_in_4bit: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> "Foretell":
+        """The embedded model (None), or a folder or hub id; `llm` names another language model than the folder does.
+
+        dtype: what encoder and language model compute in (None: float32 for the embedded language model).
+        """
         folder = source or NANO
-        model = load(folder, llm, load_in_4bit)
+        model = load(folder, llm, load_in_4bit, dtype)
         if torch.cuda.is_available():
             model.to("cuda")  # type: ignore[arg-type]  # transformers wraps Module.to without its signature
         if (Path(folder) / "bridge.safetensors").is_file():
