@@ -15,6 +15,7 @@ class BridgeConfig(PreTrainedConfig):
     """Shape of the bridge.
 
     feature_width: channels of a world feature (all tapped layers side by side); grid: its tokens as (t, y, x).
+    sharp_tubelets: the last tubelets, read at full resolution; earlier ones are averaged 2x2 (0: all are sharp).
     cells: the coarse grid of pooled tokens (t, y, x); global_tokens: queries without a place; imagined_tokens: queries
     that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
     imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
@@ -26,6 +27,7 @@ class BridgeConfig(PreTrainedConfig):
     grid: list[int] | tuple[int, int, int] = (4, 8, 8)
     imagined_width: int = 192
     imagined_grid: list[int] | tuple[int, int, int] = (2, 8, 8)
+    sharp_tubelets: int = 0
     width: int = 192
     depth: int = 2
     heads: int = 6
@@ -74,7 +76,7 @@ class Intake(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         standard = (features.to(self.mean.dtype) - self.mean) / self.std  # [B, N, C]
-        projected: Tensor = self.project(standard)
+        projected: Tensor = self.project(standard.to(self.project.weight.dtype))
         placed: Tensor = projected + self.code()
         return placed
 
@@ -100,6 +102,12 @@ def halve(grid: tuple[int, ...]) -> tuple[int, int, int]:
     """The grid after 2x2 spatial average pooling (axes of one cell stay)."""
     t, y, x = grid
     return t, max(y // 2, 1), max(x // 2, 1)
+
+
+def average(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Average 2x2 neighbours: [B, t*y*x, E] -> [B, t*(y/2)*(x/2), E]."""
+    volume = tokens.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # [B, E, t, y, x]
+    return nn.functional.adaptive_avg_pool3d(volume, halve(grid)).flatten(2).transpose(1, 2)
 
 
 class WorldProjector(nn.Module):
@@ -150,10 +158,12 @@ class WorldProjector(nn.Module):
             raise ValueError(
                 f"the bridge has {self.config.imagined_tokens} imagined tokens, but of imagined features {given}"
             )
-        tokens = self.seen(features)  # [B, N, D]
+        tokens = self.foveate(self.seen(features))  # [B, N, D]
         queries = torch.cat([self.cells(), self.globals])  # [K', D]
         if imagined is not None:
-            tokens = torch.cat([tokens, self.imagined(self.pool(imagined)) + self.imagined_type], dim=1)
+            tokens = torch.cat(
+                [tokens, self.imagined(average(imagined, tuple(self.config.imagined_grid))) + self.imagined_type], dim=1
+            )
             queries = torch.cat([queries, self.imagined_queries])
         for block in self.blocks:
             tokens = block(tokens)
@@ -165,12 +175,13 @@ class WorldProjector(nn.Module):
         scaled: Tensor = self.out_norm(self.out(pooled)) * self.config.token_scale
         return scaled
 
-    def pool(self, imagined: Tensor) -> Tensor:
-        """Average 2x2 neighbours: [B, t*y*x, E] -> [B, t*(y/2)*(x/2), E]."""
-        grid = tuple(self.config.imagined_grid)
-        t, y, x = halve(grid)
-        volume = imagined.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # [B, E, t, y, x]
-        return nn.functional.adaptive_avg_pool3d(volume, (t, y, x)).flatten(2).transpose(1, 2)
+    def foveate(self, tokens: Tensor) -> Tensor:
+        """Blur what is older than the sharp tubelets, codes included: [B, N, D] -> [B, fewer, D]."""
+        t, y, x = self.config.grid
+        old = t - self.config.sharp_tubelets
+        if not self.config.sharp_tubelets or old <= 0:
+            return tokens
+        return torch.cat([average(tokens[:, : old * y * x], (old, y, x)), tokens[:, old * y * x :]], dim=1)
 
     @torch.no_grad()
     def standardise(self, features: tuple[Tensor, Tensor], imagined: tuple[Tensor, Tensor] | None = None) -> None:

@@ -15,7 +15,7 @@ from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Layer, VJEPA2RopeAt
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Not fields of VJEPA2Config itself: `rate`, in frames per second, is kept in a saved folder's config.json.
+# Not fields of VJEPA2Config itself, kept in a saved folder's config.json: `rate`, in frames per second, and `taps`.
 EMBEDDED: dict[str, Any] = {"attn_implementation": "sdpa", "rate": 8.0}
 
 Rotation = tuple[Tensor, Tensor]
@@ -57,7 +57,7 @@ def nano_config() -> VJEPA2Config:
         pred_num_hidden_layers=4,
         pred_num_mask_tokens=2,
         pred_zero_init_mask_tokens=False,
-        **EMBEDDED,
+        **EMBEDDED | {"taps": [0, 3, 6]},  # what lies where is clearest before any mixing (LOG.md)
     )
 
 
@@ -136,20 +136,20 @@ def gather(tokens: Tensor, positions: Tensor) -> Tensor:
 
 
 def tapped(model: VJEPA2Model, pixels: Tensor, taps: tuple[int, ...], keep: Tensor | None = None) -> list[Tensor]:
-    """What the encoder knows after each layer in `taps` (1 = the first), seeing all tokens or only those kept.
+    """What the encoder knows after each layer in `taps` (0: its patch embedding), seeing all tokens or those kept.
 
     pixels: normalised [B, T, 3, H, W]; keep: int64 [B, K] positions of the tokens that are encoded at all.
     Returns a list of [B, K or N, D]; the model's final norm is applied to the last layer only.
     """
     depth = model.config.num_hidden_layers
-    if not taps or not all(1 <= tap <= depth for tap in taps):
-        raise ValueError(f"taps {taps} must be layers of the encoder, 1 to {depth}: choose among those")
+    if not taps or not all(0 <= tap <= depth for tap in taps):
+        raise ValueError(f"taps {taps} must be layers of the encoder, 0 (patch embedding) to {depth}")
     hidden: Tensor = model.encoder.embeddings(pixels)  # [B, N, D]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None] if keep is None else keep
     hidden = hidden if keep is None else gather(hidden, keep)
     cos, sin = rotation(model.encoder.layer[0], positions)
     turn = cos.to(hidden.dtype), sin.to(hidden.dtype)
-    states: dict[int, Tensor] = {}
+    states = {0: hidden}
     for number, layer in enumerate(model.encoder.layer[: max(taps)], start=1):
         hidden = block(layer, hidden, turn)
         states[number] = hidden
@@ -182,15 +182,16 @@ class VJEPA2World(nn.Module):
         rate = getattr(model.config, "rate", None) if rate is None else rate
         if rate is None:
             raise ValueError("this encoder's folder does not say its frame rate: pass rate, in frames per second")
+        thirds = sorted({max(1, depth // 3), max(1, 2 * depth // 3), depth})
         self.model = model
-        self.taps = tuple(sorted({max(1, depth // 3), max(1, 2 * depth // 3), depth})) if taps is None else taps
+        self.taps = tuple(getattr(model.config, "taps", None) or thirds) if taps is None else taps
         self._rate = float(rate)
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path, taps: tuple[int, ...] | None = None, rate: float | None = None
     ) -> VJEPA2World:
-        """An encoder from a folder or a Hub id, frozen, in float32; `taps` default to 1/3, 2/3 and full depth."""
+        """An encoder from a folder or a Hub id, frozen, in float32; `taps`: its own, else 1/3, 2/3 and full depth."""
         model = VJEPA2Model.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32)
         return cls(model.eval().requires_grad_(False), taps, rate)
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from foretell.bridge.projector import BridgeConfig, WorldProjector
+from foretell.bridge.projector import BridgeConfig, WorldProjector, average
 
 
-def small(imagined: int = 2) -> WorldProjector:
+def small(imagined: int = 2, sharp: int = 0) -> WorldProjector:
     torch.manual_seed(0)
     config = BridgeConfig(
         feature_width=12, grid=(2, 4, 4), imagined_width=6, imagined_grid=(1, 4, 4), width=16, depth=1, heads=2,
-        cells=(1, 2, 2), global_tokens=3, imagined_tokens=imagined, llm_width=20, token_scale=0.5,
+        cells=(1, 2, 2), global_tokens=3, imagined_tokens=imagined, llm_width=20, token_scale=0.5, sharp_tubelets=sharp,
     )  # fmt: skip
     return WorldProjector(config).eval()
 
@@ -64,3 +64,21 @@ def test_standardised_channels_do_not_depend_on_the_encoders_scale() -> None:
     plain.standardise((seen.mean((0, 1)), seen.std((0, 1))))
     scaled.standardise(((7 * seen + 3).mean((0, 1)), (7 * seen + 3).std((0, 1))))
     assert torch.allclose(plain(seen, imagined), scaled(7 * seen + 3, imagined), atol=1e-4)
+
+
+def test_what_is_older_than_the_sharp_tubelets_is_averaged_two_by_two() -> None:
+    bridge, (seen, imagined) = small(sharp=1), features()
+    tokens = torch.arange(2 * 4 * 4.0).reshape(1, 32, 1).expand(1, 32, 16)
+    blurred = bridge.foveate(tokens)
+    assert blurred[0, :4, 0].tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(blurred[:, 4:], tokens[:, 16:])
+    swapped = seen.clone()
+    swapped[:, [0, 1]] = seen[:, [1, 0]]  # neighbours within one 2x2 cell
+    assert (bridge(seen, imagined) - bridge(swapped, imagined)).abs().max() < 1e-5
+    swapped = seen.clone()
+    swapped[:, [16, 17]] = seen[:, [17, 16]]
+    assert (bridge(seen, imagined) - bridge(swapped, imagined)).abs().max() > 1e-3
+
+
+def test_averaging_keeps_axes_of_one_cell() -> None:
+    assert average(torch.ones(2, 6, 3), (2, 1, 3)).shape == (2, 2, 3)

@@ -105,7 +105,7 @@ def test_permuting_the_batch_permutes_the_features(model: VJEPA2Model, frames: T
 
 
 def test_taps_outside_the_encoder_are_refused(model: VJEPA2Model, pixels: Tensor) -> None:
-    with pytest.raises(ValueError, match="1 to 3"):
+    with pytest.raises(ValueError, match=r"0 \(patch embedding\) to 3"):
         tapped(model, pixels, (2, 4))
 
 
@@ -136,7 +136,8 @@ def test_parts_tell_their_own_size(model: VJEPA2Model, frames: Tensor) -> None:
 
 def test_nano_sees_one_second_as_256_tokens_of_576() -> None:
     world = VJEPA2World(VJEPA2Model(nano_config()))
-    assert (world.grid, world.tokens_per_clip, world.width, world.taps) == ((4, 8, 8), 256, 576, (2, 4, 6))
+    assert (world.grid, world.tokens_per_clip, world.width, world.taps) == ((4, 8, 8), 256, 576, (0, 3, 6))
+    assert VJEPA2World(VJEPA2Model(tiny_config())).taps == (1, 2, 3)  # thirds, where the config names none
     assert sum(p.numel() for p in world.model.parameters()) < 3_500_000
 
 

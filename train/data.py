@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+from torch import nn
 
 from ..bridge.cache import FeatureCache, build, encoder_digest, feature_key, file_digest
 from ..perception.encoder import VJEPA2World
 from ..perception.video import frame_grid
+from .pretrain import train_dtype
 
 Row = dict[str, Any]
 
@@ -98,7 +101,12 @@ def load_clips(data: Path) -> Packed:
 
 
 def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[FeatureCache, list[str]]:
-    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip."""
+    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip.
+
+    They are computed in `train_dtype`: bf16 where it is native, twice as fast for an error below one per cent.
+    """
+    live = nn.Module.to(deepcopy(encoder.model), train_dtype())
+    encoder = VJEPA2World(live, encoder.taps, encoder.rate)
     name = encoder_digest(encoder)
     untils = [clip["until"] for clip in packed.clips]
     keys = [feature_key(digest, until, name) for digest, until in zip(packed.digests, untils, strict=True)]

@@ -3,6 +3,7 @@
 Only the warm-up uses it, and users' data need not have it: the heads are thrown away after training.
 """
 
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from ..bridge.projector import Reader
 
 Row = dict[str, Any]
 AHEAD = (0.5, 1.0)  # seconds after the last shown frame at which places are asked for
+OUTCOME_WEIGHT = 4.0  # of the one fact that most questions are about, beside 1 for every other
+MARGINS = (-0.08, -0.04, 0.0, 0.04, 0.08)  # metres: classes of how far a centre of mass lies inside its support
+GAPS = (1.1, 1.5, 2.5)  # classes of two objects' closest approach, in sums of their half sizes
 MISSING = -100
 
 
@@ -24,9 +28,20 @@ def facts_of(clip: Row) -> dict[str, str]:
     """What is true of a clip, as names and values of finite vocabularies."""
     scenario = clip["scenario"]
     facts = {f"{scenario}/{name}": str(value) for name, value in clip["facts"].items()}
+    for level, margin in enumerate(clip["notes"].get("margins", ())):
+        facts[f"{scenario}/margin/{level}"] = str(bisect(MARGINS, margin))
+    if scenario == "collide":
+        facts["collide/gap"] = str(bisect(GAPS, closest(clip, 0, 1)))
     shapes = {one["colour"]: one["shape"] for one in clip["objects"]}
     facts |= {f"shape/{colour}": shape for colour, shape in shapes.items()}
     return facts | {f"{scenario}/outcome": str(clip["outcome"]["value"]), "count": str(len(clip["objects"]))}
+
+
+def closest(clip: Row, one: int, other: int) -> float:
+    """The smallest distance of two objects' centres after the last shown frame, in sums of their half sizes."""
+    centres = np.array(clip["states"])[round(clip["until"] * clip["fps"]) :, :, :3]  # [F, n, 3]
+    sizes = clip["objects"][one]["half"][0] + clip["objects"][other]["half"][0]
+    return float(np.linalg.norm(centres[:, one] - centres[:, other], axis=-1).min() / sizes)
 
 
 def places_of(clip: Row) -> dict[str, list[float]]:
@@ -84,21 +99,23 @@ class FactHeads(nn.Module):
         self.classes = nn.ModuleList(nn.Linear(width, len(values)) for values in space.values.values())
         self.places = nn.Linear(width, 2 + 2 * len(AHEAD))
         names = list(space.values)
+        self.weights = [OUTCOME_WEIGHT if name.endswith("/outcome") else 1.0 for name in names]
         self.coloured = [names.index(f"shape/{colour}") for colour in space.colours]
 
     def forward(self, pooled: Tensor) -> tuple[list[Tensor], Tensor]:
-        """pooled [B, K, D] -> a list of logits [B, values] a fact, places [B, colours, P]."""
+        """pooled [B, K, D] -> a list of logits [B, values] a fact, places [B, colours, P]; float32."""
         read = self.norm(self.reader(self.queries, pooled))  # [B, facts, D]
-        logits = [head(read[:, k]) for k, head in enumerate(self.classes)]
-        return logits, self.places(read[:, self.coloured])
+        logits = [head(read[:, k]).float() for k, head in enumerate(self.classes)]
+        return logits, self.places(read[:, self.coloured]).float()
 
     def loss(self, pooled: Tensor, classes: Tensor, places: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy over the facts that are defined, smooth L1 over the places of objects that are there."""
+        """Weighted mean cross-entropy of the facts that are defined, smooth L1 of the places of objects there."""
         logits, told = self(pooled)
         each = [
-            F.cross_entropy(logit, classes[:, k], ignore_index=MISSING, reduction="sum")
-            for k, logit in enumerate(logits)
+            weight * F.cross_entropy(logit, classes[:, k], ignore_index=MISSING, reduction="sum")
+            for k, (weight, logit) in enumerate(zip(self.weights, logits, strict=True))
         ]
+        total = ((classes != MISSING) * classes.new_tensor(self.weights)).sum().clamp_min(1)
         there = ~places.isnan()
         apart = F.smooth_l1_loss(told[there], places[there], beta=0.05)
-        return {"facts": torch.stack(each).sum() / (classes != MISSING).sum().clamp_min(1), "places": apart}
+        return {"facts": torch.stack(each).sum() / total, "places": apart}

@@ -6,9 +6,9 @@ encoder -> feature cache -> bridge -> language model -> report
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import get_cosine_schedule_with_warmup
 
 from ..bridge.cache import FeatureCache, statistics
@@ -24,12 +25,12 @@ from ..perception.encoder import VJEPA2World
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.calibration import abstention_threshold, fit_temperature
 from ..reasoner.llm import load_llm, load_tokenizer
-from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, save_parts
+from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, pack, video_token
 from . import checkpoint
 from .data import Packed, Row, cache_features, load_clips, questions_by_clip
 from .facts import MISSING, FactHeads, FactSpace
-from .pretrain import Log, differences, plain, prefetched, progress_bar
+from .pretrain import Log, differences, machine, plain, prefetched, progress_bar, train_dtype
 from .recipes import TRAINABLE, FitRecipe, Stage
 
 Batch = dict[str, Any]
@@ -65,6 +66,7 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         grid=encoder.grid,
         imagined_width=int(encoder.model.config.hidden_size),
         imagined_grid=(t - t // 2, y, x),
+        sharp_tubelets=recipe.sharp_tubelets,
         width=recipe.width,
         depth=recipe.depth,
         heads=recipe.heads,
@@ -185,7 +187,7 @@ def optimizer_of(parts: dict[str, list[nn.Parameter]], stage: Stage) -> torch.op
             {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": stage.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
         ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98), fused=True)
 
 
 def weights_of(trainee: Trainee, stage: str) -> dict[str, Tensor]:
@@ -201,6 +203,16 @@ def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> No
     trainee.heads.load_state_dict(checkpoint.under("heads", tensors))
     if "lora" in TRAINABLE[stage]:
         trainee.model.language_model.load_state_dict(checkpoint.under("lora", tensors), strict=False)
+
+
+def compute(module: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    """The module's losses, computed in `train_dtype`; gradients reach the fp32 parameters that the optimizer holds.
+
+    Each trained parameter is rounded once a step. autocast would round them in every operation, at twice the time.
+    """
+    live = {name: p.to(train_dtype()) for name, p in module.named_parameters() if p.requires_grad}
+    parts: dict[str, Tensor] = functional_call(module, live, (batch, stage))
+    return parts
 
 
 @torch.no_grad()
@@ -262,6 +274,7 @@ class Run:
     out: Path
     recipe: FitRecipe
     accelerator: Accelerator
+    seconds: dict[str, float] = field(default_factory=dict)  # what each stage took, over all resumes
 
     def stage(self, name: str) -> None:
         """Train one stage from its newest checkpoint, or from where the stage before ended."""
@@ -272,6 +285,7 @@ class Run:
         start = self._resume(name, folder, optimizer, schedule)
         if start == stage.steps:
             return
+        began = time.monotonic() - self.seconds[name]
         module, optimizer = self.accelerator.prepare(self.trainee, optimizer)
         prompts, rank, ranks = Prompts(self.processor), self.accelerator.process_index, self.accelerator.num_processes
         batches = prefetched(
@@ -284,13 +298,12 @@ class Run:
                 values = self._step(module, optimizer, step, to_device(batch, self.accelerator.device), stage)
                 schedule.step()
                 bar.update(task, completed=step + 1, description=f"{name} loss {values['loss']:.3f}")
+                self.seconds[name] = time.monotonic() - began
                 self._after(step + 1, name, folder, optimizer, schedule, values, log)
         self.trainee = self.accelerator.unwrap_model(module)
 
-    def _step(
-        self, module: Callable[..., Any], optimizer: Any, step: int, batch: Batch, stage: Stage
-    ) -> dict[str, float]:
-        parts = module(batch, stage)
+    def _step(self, module: nn.Module, optimizer: Any, step: int, batch: Batch, stage: Stage) -> dict[str, float]:
+        parts = compute(module, batch, stage)
         self.accelerator.backward(parts["loss"])
         norm = self.accelerator.clip_grad_norm_(
             [p for p in self.trainee.parameters() if p.requires_grad], self.recipe.clip_grad
@@ -320,10 +333,12 @@ class Run:
             packed, state = checkpoint.pack_optimizer(optimizer)
             tensors = weights_of(self.trainee, name) | checkpoint.prefixed("optimizer", packed)
             state = {"optimizer": state, "schedule": plain_schedule(schedule), "recipe": plain(self.recipe)}
+            state["seconds"] = self.seconds[name]
             checkpoint.save(folder / "checkpoints", done, tensors, state)
 
     def _resume(self, name: str, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
         saved = checkpoint.latest(folder / "checkpoints")
+        self.seconds[name] = 0.0 if saved is None else float(saved.state.get("seconds", 0.0))
         if saved is None:
             return 0
         if changes := differences(concerning(name, saved.state["recipe"]), concerning(name, plain(self.recipe))):
@@ -377,6 +392,7 @@ def build(
         llm=llm,
     )
     model = ForetellForConditionalGeneration(config, encoder.model, language_model)
+    nn.Module.to(language_model, train_dtype())  # frozen; the LoRA on it stays in fp32
     if recipe.lora_rank:
         add_lora(model, recipe.lora_rank, recipe.lora_alpha)
     heads = FactHeads(space, recipe.width, recipe.heads)
@@ -398,7 +414,7 @@ def run(
     encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); resumes by itself.
     Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
     """
-    started, accelerator = time.time(), Accelerator()
+    accelerator = Accelerator()
     world = VJEPA2World.from_pretrained(encoder)
     train, space = Split.open(data, world, features or out / "features", None)
     held_out, _ = Split.open(val, world, features or out / "features", space)
@@ -409,16 +425,18 @@ def run(
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
     for name in stages or tuple(recipe.stages):
         job.stage(name)
-    return report(job, len(train.keys), time.time() - started)
+    return report(job, Path(encoder) / "training.json")
 
 
-def report(job: Run, clips: int, seconds: float) -> Path:
-    """Calibrate on validation and write the model folder with what it was trained on."""
+def report(job: Run, encoder: Path) -> Path:
+    """Calibrate on validation and write the model folder with how it came to be (encoder: how its encoder did)."""
     folder, trainee = job.out / "model", job.trainee
     trainee.eval()
     save_parts(trainee.model, folder, dtype=torch.float16)
-    fitted = calibrate(Foretell(trainee.model, job.processor), job.val, job.recipe, clips=400)
+    fitted = calibrate(Foretell(load(folder), job.processor), job.val, job.recipe, clips=400)
     (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
-    facts = {"train_clips": clips, "wall_seconds": round(seconds), "recipe": asdict(job.recipe)}
+    facts = {"encoder": json.loads(encoder.read_text())} if encoder.is_file() else {}
+    facts |= {"train_clips": len(job.train.keys), "machine": machine(), "recipe": asdict(job.recipe)}
+    facts |= {"wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()}}
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     return folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -77,7 +79,16 @@ class PretrainRecipe:
 
 def nano() -> PretrainRecipe:
     """The embedded encoder's pretraining."""
-    return PretrainRecipe()
+    return PretrainRecipe(
+        steps=2400,
+        lr=6e-4,
+        warmup=150,
+        ema_start=0.995,
+        short_share=0.4,
+        causal_share=0.3,
+        max_target=0.35,
+        save_every=200,
+    )
 
 
 def tiny() -> PretrainRecipe:
@@ -301,8 +312,8 @@ def refuse_nonfinite(step: int, values: dict[str, float]) -> None:
         )
 
 
-def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainRecipe) -> None:
-    """One checkpoint of everything that resuming needs."""
+def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainRecipe, seconds: float = 0.0) -> None:
+    """One checkpoint of everything that resuming needs. seconds: what the run has taken so far, over all resumes."""
     optimizer, optimizer_state = checkpoint.pack_optimizer(learner.optimizer)
     rng, rng_state = checkpoint.pack_rng()
     tensors = (
@@ -311,7 +322,8 @@ def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainReci
         | checkpoint.prefixed("optimizer", optimizer)
         | checkpoint.prefixed("rng", rng)
     )
-    checkpoint.save(folder, step, tensors, {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(recipe)})
+    state = {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(recipe), "seconds": seconds}
+    checkpoint.save(folder, step, tensors, state)
 
 
 def load_learner(saved: checkpoint.Checkpoint, learner: Learner) -> None:
@@ -421,6 +433,19 @@ def export(learner: Learner, out: Path) -> Path:
     return out / "encoder"
 
 
+def record(folder: Path, clips: int, recipe: PretrainRecipe, steps: int, seconds: float) -> None:
+    """Write how an encoder came to be beside it, for model cards: `training.json`. steps: those that were done."""
+    facts = {"objective": "V-JEPA, dense, several levels", "clips": clips, "steps_done": steps, "machine": machine()}
+    facts |= {"wall_seconds": round(seconds), "recipe": plain(recipe)}
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """What this training runs on, in words."""
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
+    return f"{kind}, {str(train_dtype()).removeprefix('torch.')}"
+
+
 def plain(recipe: Any) -> dict[str, Any]:
     """A recipe as it reads back from JSON."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
@@ -432,8 +457,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
 
 
-def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> int:
-    """The step to start from: the newest checkpoint's, else 0; writes the recipe beside it."""
+def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> tuple[int, float]:
+    """The step to start from, and the seconds taken until then: the newest checkpoint's; writes the recipe beside."""
     saved = checkpoint.latest(out / "checkpoints")
     if saved is not None and not resume:
         raise ValueError(f"{out} holds a run at step {saved.step}: resume it, or pretrain into another folder")
@@ -442,9 +467,9 @@ def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> 
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(plain(recipe), indent=2) + "\n", encoding="utf-8")
     if saved is None:
-        return 0
+        return 0, 0.0
     load_learner(saved, learner)
-    return saved.step
+    return saved.step, float(saved.state.get("seconds", 0.0))
 
 
 def progress_bar() -> Progress:
@@ -473,7 +498,8 @@ def run(
     clips = open_clips(data, config.frames_per_clip, config.crop_size)
     split = split_rows(len(clips), recipe.held_out, recipe.seed)
     watch = Watch(clips[split.held_out, : config.frames_per_clip], open_labels(probe_labels, split), recipe)
-    start = begin(out, learner, recipe, resume)
+    start, before = begin(out, learner, recipe, resume)
+    began = time.monotonic() - before
     batches = prefetched(lambda step: draw(step, clips, split.train, config, recipe), start, recipe.steps)
     with progress_bar() as bar, closing(Log(out, start)) as log:
         task = bar.add_task("pretrain", total=recipe.steps, completed=start)
@@ -482,6 +508,9 @@ def run(
             if seen := watch.look(done, learner):
                 log.write(done, values | seen)
             if due(done, recipe.save_every, recipe):
-                save_learner(out / "checkpoints", done, learner, recipe)
+                save_learner(out / "checkpoints", done, learner, recipe, time.monotonic() - began)
             bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
-    return export(learner, out)
+    encoder = export(learner, out)
+    seconds = time.monotonic() - began if start < recipe.steps else before
+    record(encoder, len(split.train), recipe, recipe.steps, seconds)
+    return encoder

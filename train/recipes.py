@@ -31,7 +31,8 @@ class Stage:
 class FitRecipe:
     """Everything that decides a bridge training besides its data and its encoder.
 
-    width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig); lora_rank 0 trains no LoRA.
+    sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig); lora_rank 0
+    trains no LoRA.
     """
 
     stages: dict[str, Stage] = field(
@@ -41,6 +42,7 @@ class FitRecipe:
             "tune": Stage(steps=300, batch=8, lr=3e-4, lora_lr=6e-4, warmup=20, facts_weight=0.3, questions=5),
         }
     )
+    sharp_tubelets: int = 2
     width: int = 192
     depth: int = 2
     heads: int = 6
