@@ -14,7 +14,7 @@ from foretell.perception.encoder import tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
 from foretell.train.data import load_clips, questions_by_clip
-from foretell.train.facts import MISSING, FactSpace, facts_of
+from foretell.train.facts import MISSING, FactHeads, FactSpace, closest, facts_of
 from foretell.train.recipes import FitRecipe, tiny
 from foretell.train.worlds import generate
 
@@ -117,6 +117,35 @@ def test_facts_are_read_off_the_metadata(lab: Path) -> None:
         assert (classes[n, others] == MISSING).all()
         there = [space.colours.index(one["colour"]) for one in clip["objects"]]
         assert (~places[n].isnan().all(-1)).nonzero()[:, 0].tolist() == sorted(there)
+
+
+def test_margins_and_gaps_are_told_in_classes() -> None:
+    ball = {"colour": "red", "shape": "ball", "half": [0.1]}
+    still, moving = [0.0] * 9, [[x, *[0.0] * 8] for x in (0.2, 1.0, 0.6)]
+    clip = {
+        "scenario": "collide", "until": 0.125, "fps": 8.0, "notes": {"margins": [-0.1, 0.01]}, "facts": {},
+        "objects": [ball, {**ball, "colour": "yellow"}], "states": [[still, m] for m in moving],
+        "outcome": {"value": False},
+    }  # fmt: skip
+    assert closest(clip, 0, 1) == pytest.approx(3.0)  # the first frame, where they touched, was shown
+    facts = facts_of(clip)
+    assert (facts["collide/gap"], facts["collide/margin/0"], facts["collide/margin/1"]) == ("3", "0", "3")
+
+
+def test_the_outcome_counts_more_than_other_facts() -> None:
+    heads = FactHeads(FactSpace({"a/outcome": ["False", "True"], "b": ["x", "y"]}, []), 8, 2)
+    pooled, places = torch.randn(2, 3, 8), torch.zeros(2, 0, 6)
+    apart = [
+        heads.loss(pooled, torch.tensor(classes), places)["facts"].item()
+        for classes in ([[0, MISSING], [1, MISSING]], [[MISSING, 0], [MISSING, 1]])
+    ]
+    both = heads.loss(pooled, torch.tensor([[0, 0], [1, 1]]), places)["facts"].item()
+    assert both == pytest.approx(0.8 * apart[0] + 0.2 * apart[1], rel=1e-5)
+
+
+def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:
+    facts = json.loads((model / "training.json").read_text())
+    assert facts["train_clips"] == 24 and set(facts["wall_seconds"]) == {"warm", "align", "tune"}
 
 
 def test_shown_frames_end_at_until(lab: Path) -> None:
