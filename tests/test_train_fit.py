@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, VJEPA2Model
 
-from foretell.perception.encoder import tiny_config
+from foretell.perception.encoder import VJEPA2World, tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
 from foretell.train.data import load_clips, questions_by_clip
@@ -75,7 +75,9 @@ def test_every_stage_changes_its_own_parts_only(lab: Path, model: Path) -> None:
 
     assert not weights("warm", "lora") and not weights("align", "lora")
     assert any(t.any() for n, t in weights("tune", "lora").items() if "lora_B" in n)
-    assert not same("bridge", "warm", "align") and not same("bridge", "align", "tune")
+    assert same("bridge.blocks", "warm", "align") and not same("bridge.blocks", "align", "tune")
+    assert not same("bridge.out", "warm", "align") and not same("bridge.out", "align", "tune")
+    assert same("heads", "warm", "align") and not same("heads", "align", "tune")
 
 
 def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +94,32 @@ def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monke
     monkeypatch.setattr(fit.Run, "_step", step)
     train(lab, lab / "cut", tiny())
     assert losses(lab / "cut") == losses(lab / "run")
+
+
+def test_the_language_model_keeps_its_attention(lab: Path, model: Path) -> None:
+    assert Foretell.load(model, str(lab / "llm")).model.language_model.config._attn_implementation == "sdpa"
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    trainee, _ = fit.build(tiny(), world, str(lab / "llm"), FactSpace({"a/outcome": ["0", "1"]}, []))
+    parts = (trainee.model.language_model.get_base_model(), trainee.model.encoder)
+    assert [part.config._attn_implementation for part in parts] == ["sdpa", "sdpa"]
+
+
+def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 copies of fp32 masters: near to fp32, and the masters stay fp32."""
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    split, space = fit.Split.open(lab / "data", world, lab / "features", None)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(fit, "train_dtype", lambda: dtype)  # noqa: B023
+        trainee, processor = fit.build(tiny(), world, str(lab / "llm"), space)
+        fit.trained(trainee, "tune")
+        stage = tiny().stages["tune"]
+        batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
+        loss = fit.compute(trainee, batch, stage)["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert {p.grad.dtype for p in trainee.parameters() if p.grad is not None} == {torch.float32}
+        found[dtype] = loss.item()
+    assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.03)
 
 
 def test_another_recipe_does_not_resume_a_run(lab: Path, model: Path) -> None:

@@ -90,7 +90,8 @@ class Trainee(nn.Module):
         parts = self.heads.loss(pooled, batch["classes"], batch["places"])
         loss = stage.facts_weight * (parts["facts"] + parts["places"])
         if "packs" in batch:
-            parts["answers"] = self.answers(batch, self.model.bridge.embed(pooled))
+            asked = pooled[: len(batch["packs"])]  # the rest is for the direct heads alone
+            parts["answers"] = self.answers(batch, self.model.bridge.embed(asked))
             loss = loss + parts["answers"]
         return {"loss": loss, **parts}
 
@@ -149,12 +150,14 @@ def draw_batch(
     """The batch of a step for one rank: a function of seed, step and rank, so that resuming needs no data position."""
     rng = np.random.default_rng([recipe.seed, step])
     usable = np.flatnonzero([bool(rows) for rows in split.questions]) if stage.questions else np.arange(len(split.keys))
-    rows = rng.choice(usable, stage.batch, replace=False)[rank::ranks]
+    asked = rng.choice(usable, stage.batch, replace=False)[rank::ranks]
+    extra = rng.choice(len(split.keys), stage.extra, replace=False)[rank::ranks]
+    rows = np.concatenate([asked, extra])
     features, imagined = split.cache.rows([split.keys[row] for row in rows])
     batch: Batch = {"features": features, "imagined": imagined if recipe.imagined_tokens else None}
     batch |= {"classes": split.classes[rows], "places": split.places[rows]}
     if stage.questions:
-        packs = [prompts.pack(draw_questions(rng, split.questions[row], stage.questions)) for row in rows]
+        packs = [prompts.pack(draw_questions(rng, split.questions[row], stage.questions)) for row in asked]
         batch |= {"packs": packs, **collate(packs, torch.float32)}
     return batch
 
@@ -165,8 +168,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def trained(trainee: Trainee, stage: str) -> dict[str, list[nn.Parameter]]:
     """The parameters that a stage changes, by part; all others are frozen."""
+    out = [*trainee.model.bridge.out.parameters(), *trainee.model.bridge.out_norm.parameters()]
+    known = {id(p) for p in out}
     parts = {
-        "bridge": list(trainee.model.bridge.parameters()),
+        "bridge": [p for p in trainee.model.bridge.parameters() if id(p) not in known],
+        "out": out,
         "heads": list(trainee.heads.parameters()),
         "lora": [p for name, p in trainee.model.language_model.named_parameters() if "lora_" in name],
     }
@@ -182,7 +188,7 @@ def optimizer_of(parts: dict[str, list[nn.Parameter]], stage: Stage) -> torch.op
     """AdamW; biases, norms and codes of one dimension are not decayed."""
     groups = []
     for name, parameters in parts.items():
-        lr = stage.lora_lr if name == "lora" else stage.lr
+        lr = {"lora": stage.lora_lr, "out": stage.out_lr}.get(name, stage.lr)
         groups += [
             {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": stage.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
@@ -191,10 +197,11 @@ def optimizer_of(parts: dict[str, list[nn.Parameter]], stage: Stage) -> torch.op
 
 
 def weights_of(trainee: Trainee, stage: str) -> dict[str, Tensor]:
-    """Everything that a stage changes, the bridge's statistics included."""
+    """Everything that was trained up to this stage, the bridge's statistics included."""
     lora = {n: t for n, t in trainee.model.language_model.state_dict().items() if "lora_" in n}
-    parts = {"bridge": trainee.model.bridge.state_dict(), "heads": trainee.heads.state_dict(), "lora": lora}
-    return {n: t for part in TRAINABLE[stage] for n, t in checkpoint.prefixed(part, parts[part]).items()}
+    parts = {"bridge": trainee.model.bridge.state_dict(), "heads": trainee.heads.state_dict()}
+    parts |= {"lora": lora} if "lora" in TRAINABLE[stage] else {}
+    return {n: t for part, tensors in parts.items() for n, t in checkpoint.prefixed(part, tensors).items()}
 
 
 def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> None:
@@ -208,9 +215,9 @@ def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> No
 def compute(module: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
     """The module's losses, computed in `train_dtype`; gradients reach the fp32 parameters that the optimizer holds.
 
-    Each trained parameter is rounded once a step. autocast would round them in every operation, at twice the time.
+    Each parameter is rounded once a step. autocast would round them in every operation, at twice the time.
     """
-    live = {name: p.to(train_dtype()) for name, p in module.named_parameters() if p.requires_grad}
+    live = {name: p.to(train_dtype()) for name, p in module.named_parameters() if p.dtype == torch.float32}
     parts: dict[str, Tensor] = functional_call(module, live, (batch, stage))
     return parts
 
@@ -346,6 +353,8 @@ class Run:
                 f"{folder} holds a run of another recipe ({changes}): keep it, or train into another folder"
             )
         load_weights(self.trainee, name, saved.tensors)
+        if saved.step == self.recipe.stages[name].steps:
+            return saved.step
         checkpoint.unpack_optimizer(optimizer, checkpoint.under("optimizer", saved.tensors), saved.state["optimizer"])
         schedule.load_state_dict(saved.state["schedule"])
         return saved.step
@@ -390,6 +399,8 @@ def build(
         taps=encoder.taps,
         rate=encoder.rate,
         llm=llm,
+        # Without it every part falls back to eager attention.
+        attn_implementation=language_model.config._attn_implementation,  # type: ignore[call-arg]
     )
     model = ForetellForConditionalGeneration(config, encoder.model, language_model)
     nn.Module.to(language_model, train_dtype())  # frozen; the LoRA on it stays in fp32

@@ -4,27 +4,34 @@ from dataclasses import dataclass, field, replace
 
 TRAINABLE: dict[str, tuple[str, ...]] = {
     "warm": ("bridge", "heads"),
-    "align": ("bridge", "heads"),
-    "tune": ("bridge", "heads", "lora"),
+    "align": ("out",),
+    "tune": ("bridge", "out", "heads", "lora"),
 }
-"""Which parts a stage changes. The encoder is in none of them: it stays frozen."""
+"""Which parts a stage changes ("out": the bridge's MLP into the language model's space, "bridge": all before it).
+
+The encoder is in none of them: it stays frozen. Align leaves the warm bridge alone: the first gradients through an
+untrained MLP would undo it (LOG.md).
+"""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training: steps of `batch` clips each; lr of the bridge, lora_lr of the language model's LoRA.
+    """One stage of training: steps of `batch` clips each; lr of bridge and heads, out_lr of the bridge's MLP, lora_lr.
 
-    facts_weight: how much the direct heads count beside the language model's loss; questions: at most so many a clip.
+    facts_weight: how much the direct heads count beside the language model's loss; questions: at most so many a clip;
+    extra: so many clips more a step, for the direct heads alone.
     """
 
     steps: int
     batch: int
     lr: float
+    out_lr: float = 0.0
     lora_lr: float = 0.0
     warmup: int = 50
     weight_decay: float = 0.05
     facts_weight: float = 0.0
     questions: int = 0
+    extra: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,19 @@ class FitRecipe:
 
     stages: dict[str, Stage] = field(
         default_factory=lambda: {
-            "warm": Stage(steps=1200, batch=64, lr=1e-3, facts_weight=1.0),
-            "align": Stage(steps=80, batch=8, lr=5e-4, warmup=20, facts_weight=0.3, questions=5),
-            "tune": Stage(steps=300, batch=8, lr=3e-4, lora_lr=6e-4, warmup=20, facts_weight=0.3, questions=5),
+            "warm": Stage(steps=3600, batch=64, lr=1.2e-3, warmup=100, facts_weight=1.0),
+            "align": Stage(steps=60, batch=8, lr=0.0, out_lr=1e-3, warmup=10, questions=6),
+            "tune": Stage(
+                steps=800,
+                batch=8,
+                extra=24,
+                lr=1e-4,
+                out_lr=5e-4,
+                lora_lr=6e-4,
+                warmup=20,
+                facts_weight=1.0,
+                questions=6,
+            ),
         }
     )
     sharp_tubelets: int = 2
@@ -52,8 +69,8 @@ class FitRecipe:
     lora_rank: int = 16
     lora_alpha: int = 32
     clip_grad: float = 1.0
-    log_every: int = 10
-    check_every: int = 100
+    log_every: int = 20
+    check_every: int = 300
     save_every: int = 100
     seed: int = 0
 
@@ -72,8 +89,10 @@ def tiny() -> FitRecipe:
     """A run of seconds for tests."""
     stages = {
         "warm": Stage(steps=4, batch=4, lr=1e-3, warmup=1, facts_weight=1.0),
-        "align": Stage(steps=2, batch=2, lr=1e-3, warmup=1, facts_weight=0.3, questions=3),
-        "tune": Stage(steps=2, batch=2, lr=1e-3, lora_lr=1e-3, warmup=1, facts_weight=0.3, questions=3),
+        "align": Stage(steps=2, batch=2, lr=0.0, out_lr=1e-3, warmup=1, questions=3),
+        "tune": Stage(
+            steps=2, batch=2, extra=2, lr=1e-3, out_lr=1e-3, lora_lr=1e-3, warmup=1, facts_weight=0.3, questions=3
+        ),
     }
     return FitRecipe(
         stages, width=32, depth=1, heads=2, lora_rank=2, lora_alpha=4, log_every=1, check_every=2, save_every=2
