@@ -47,7 +47,7 @@ class FitRecipe:
             "warm": Stage(steps=3600, batch=64, lr=1.2e-3, warmup=100, facts_weight=1.0),
             "align": Stage(steps=60, batch=8, lr=0.0, out_lr=1e-3, warmup=10, questions=6),
             "tune": Stage(
-                steps=800,
+                steps=540,
                 batch=8,
                 extra=24,
                 lr=1e-4,
