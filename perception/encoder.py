@@ -57,7 +57,7 @@ def nano_config() -> VJEPA2Config:
         pred_num_hidden_layers=4,
         pred_num_mask_tokens=2,
         pred_zero_init_mask_tokens=False,
-        **EMBEDDED | {"taps": [0, 3, 6]},  # what lies where is clearest before any mixing (LOG.md)
+        **EMBEDDED | {"taps": [0, 3, 6]},  # early layers keep what late ones throw away
     )
 
 

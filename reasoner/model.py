@@ -34,7 +34,7 @@ class ForetellConfig(PreTrainedConfig):
     """What the three parts are and how they meet.
 
     vision_config: the V-JEPA 2 encoder and predictor; bridge_config: the projector; text_config: any causal language
-    model. video_token_id: the placeholder of one bridge token in input_ids. taps: encoder layers (1-based) that are
+    model. video_token_id: the placeholder of one bridge token in input_ids. taps: encoder layers (0: patches) that are
     read, side by side; rate: frames per second that the encoder is shown. llm: hub id or folder of the language model
     that a folder of parts was trained with (None: the embedded one).
     """
