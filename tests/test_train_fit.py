@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_the_language_model_keeps_its_attention(lab: Path, model: Path) -> None:
     assert Foretell.load(model, str(lab / "llm")).model.language_model.config._attn_implementation == "sdpa"
     world = VJEPA2World.from_pretrained(lab / "encoder")
     trainee, _ = fit.build(tiny(), world, str(lab / "llm"), FactSpace({"a/outcome": ["0", "1"]}, []))
-    parts = (trainee.model.language_model.get_base_model(), trainee.model.encoder)
+    language_model: Any = trainee.model.language_model
+    parts = (language_model.get_base_model(), trainee.model.encoder)
     assert [part.config._attn_implementation for part in parts] == ["sdpa", "sdpa"]
 
 
@@ -116,7 +118,7 @@ def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pyte
         stage = tiny().stages["tune"]
         batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
         loss = fit.compute(trainee, batch, stage)["loss"]
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert {p.grad.dtype for p in trainee.parameters() if p.grad is not None} == {torch.float32}
         found[dtype] = loss.item()
     assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.03)
