@@ -178,6 +178,9 @@ def train(
         str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the embedded one.")
     ] = None,
     features: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache; left out: OUT/features.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on from this model's bridge, where its parts fit.")
+    ] = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +190,7 @@ def train(
     from .train.recipes import RECIPES
 
     chosen = _recipe(RECIPES, recipe, settings)
-    model = fit.run(data, val, encoder or NANO / "encoder", out, chosen, llm, features)
+    model = fit.run(data, val, encoder or NANO / "encoder", out, chosen, llm, features, init=init)
     told = f"model: {model}; ask it with `foretell ask VIDEO QUESTION --model {model}`"
     _tell({"model": str(model), "recipe": asdict(chosen)}, told, as_json)
 

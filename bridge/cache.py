@@ -41,9 +41,10 @@ def encoder_digest(encoder: VJEPA2World) -> str:
     return digest.hexdigest()
 
 
-def feature_key(video: str, until: float | None, encoder: str) -> str:
+def feature_key(video: str, until: float | None, encoder: str, mirrored: bool = False) -> str:
     """The key of one clip: digest of the video's bytes, seconds shown (None: all), digest of the encoder."""
-    return hashlib.sha256(json.dumps([video, until, encoder, TRANSFORM]).encode()).hexdigest()[:32]
+    transform = f"{TRANSFORM}-mirrored" if mirrored else TRANSFORM
+    return hashlib.sha256(json.dumps([video, until, encoder, transform]).encode()).hexdigest()[:32]
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ V-JEPA 2 carries positions only inside its rotary attention, so pooled tokens al
 token therefore gets a (t, y, x) code before self-attention compares objects and queries pool them.
 """
 
+from dataclasses import field
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ class BridgeConfig(PreTrainedConfig):
     cells: the coarse grid of pooled tokens (t, y, x); global_tokens: queries without a place; imagined_tokens: queries
     that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
     imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
+    words: how many words of the language model the bridge can say; slots: for each token that speaks in them, which
+    (indices). Without slots every token is a free vector.
     """
 
     model_type = "foretell_bridge"
@@ -36,11 +40,13 @@ class BridgeConfig(PreTrainedConfig):
     imagined_tokens: int = 8
     llm_width: int = 576
     token_scale: float = 0.1
+    words: int = 0
+    slots: list[list[int]] = field(default_factory=list)
 
     @property
     def seen_tokens(self) -> int:
         t, y, x = self.cells
-        return t * y * x + self.global_tokens
+        return len(self.slots) + t * y * x + self.global_tokens
 
     @property
     def tokens(self) -> int:
@@ -98,6 +104,12 @@ class Reader(nn.Module):
         return mixed
 
 
+def _block(width: int, heads: int) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+
+
 def halve(grid: tuple[int, ...]) -> tuple[int, int, int]:
     """The grid after 2x2 spatial average pooling (axes of one cell stay)."""
     t, y, x = grid
@@ -110,12 +122,53 @@ def average(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     return nn.functional.adaptive_avg_pool3d(volume, halve(grid)).flatten(2).transpose(1, 2)
 
 
+class Slots(nn.Module):
+    """Tokens that speak the language model's own words: each is what its slot is about plus an average of the few words
+    it may say, weighted by their chances.
+
+    The average is AlignVLM's (Masry et al. 2025, arXiv 2502.01341, section 3), over a slot's words instead of the whole
+    vocabulary. What such a token means need not be learned by the language model: it has read these words before.
+    """
+
+    words: Tensor  # [W, llm_width]
+    allowed: Tensor  # bool [S, W]
+
+    def __init__(self, config: BridgeConfig) -> None:
+        super().__init__()
+        allowed = torch.zeros(len(config.slots), config.words, dtype=torch.bool)
+        for slot, words in enumerate(config.slots):
+            allowed[slot, words] = True
+        self.register_buffer("words", torch.zeros(config.words, config.llm_width))
+        self.register_buffer("allowed", allowed, persistent=False)
+        self.queries = nn.Parameter(torch.randn(len(config.slots), config.width) * 0.5)
+        self.names = nn.Parameter(torch.zeros(len(config.slots), config.llm_width))
+        self.norm = nn.LayerNorm(config.width)
+        self.chances = nn.Linear(config.width, config.words)
+
+    @torch.no_grad()
+    def learn(self, words: Tensor, names: Tensor) -> None:
+        """Take the language model's embeddings of the words [W, llm_width] and of the slots' names [S, llm_width]."""
+        self.words.copy_(words)
+        self.names.copy_(names)
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """How likely each slot says each word: [B, S, width] -> float32 [B, S, W], -inf for words of other slots."""
+        scores: Tensor = self.chances(self.norm(pooled)).float()
+        return scores.masked_fill(~self.allowed, -torch.inf)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """[B, S, width] -> token embeddings [B, S, llm_width]."""
+        chances = self.logits(pooled).softmax(-1).to(self.names.dtype)
+        said: Tensor = chances @ self.words.to(chances.dtype) + self.names
+        return said
+
+
 class WorldProjector(nn.Module):
     """The bridge: features of what was seen, and of what is expected next, become K token embeddings.
 
     Pooling follows the attentive probe of V-JEPA (Bardes et al. 2024, section 4) with self-attention before it; queries
     follow Perceiver IO (Jaegle et al. 2021). Imagined tokens are average-pooled 2x2 and join the same self-attention
-    under a type code of their own.
+    under a type code of their own. Slots come first among the tokens; they compare notes in a block of self-attention.
     """
 
     def __init__(self, config: BridgeConfig) -> None:
@@ -123,12 +176,7 @@ class WorldProjector(nn.Module):
         self.config = config
         width, heads = config.width, config.heads
         self.seen = Intake(config.feature_width, tuple(config.grid), width)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(_block(width, heads) for _ in range(config.depth))
         self.cells = GridCode(tuple(config.cells), width)
         self.globals = nn.Parameter(torch.randn(config.global_tokens, width) * 0.5)
         if config.imagined_tokens:
@@ -136,6 +184,9 @@ class WorldProjector(nn.Module):
             self.imagined_type = nn.Parameter(torch.randn(width) * 0.2)
             self.imagined_queries = nn.Parameter(torch.randn(config.imagined_tokens, width) * 0.5)
         self.reader = Reader(width, heads)
+        if config.slots:
+            self.slots = Slots(config)
+            self.settle = _block(width, heads)
         self.out = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, config.llm_width),
@@ -160,6 +211,8 @@ class WorldProjector(nn.Module):
             )
         tokens = self.foveate(self.seen(features))  # [B, N, D]
         queries = torch.cat([self.cells(), self.globals])  # [K', D]
+        if self.config.slots:
+            queries = torch.cat([self.slots.queries, queries])
         if imagined is not None:
             tokens = torch.cat(
                 [tokens, self.imagined(average(imagined, tuple(self.config.imagined_grid))) + self.imagined_type], dim=1
@@ -168,12 +221,17 @@ class WorldProjector(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         read: Tensor = self.reader(queries, tokens)
-        return read
+        return self.settle(read) if self.config.slots else read
+
+    def said(self, pooled: Tensor) -> Tensor:
+        """Logits of the words that the slots say: [B, K, width] -> float32 [B, S, W]."""
+        return self.slots.logits(pooled[:, : len(self.config.slots)])
 
     def embed(self, pooled: Tensor) -> Tensor:
         """[B, K, width] -> token embeddings of the language model's scale [B, K, llm_width]."""
-        scaled: Tensor = self.out_norm(self.out(pooled)) * self.config.token_scale
-        return scaled
+        count = len(self.config.slots)
+        free: Tensor = self.out_norm(self.out(pooled[:, count:])) * self.config.token_scale
+        return torch.cat([self.slots(pooled[:, :count]).to(free.dtype), free], dim=1) if count else free
 
     def foveate(self, tokens: Tensor) -> Tensor:
         """Blur what is older than the sharp tubelets, codes included: [B, N, D] -> [B, fewer, D]."""

@@ -82,3 +82,37 @@ def test_what_is_older_than_the_sharp_tubelets_is_averaged_two_by_two() -> None:
 
 def test_averaging_keeps_axes_of_one_cell() -> None:
     assert average(torch.ones(2, 6, 3), (2, 1, 3)).shape == (2, 2, 3)
+
+
+def speaking() -> WorldProjector:
+    torch.manual_seed(0)
+    config = BridgeConfig(
+        feature_width=12, grid=(2, 4, 4), width=16, depth=1, heads=2, cells=(1, 2, 2), global_tokens=1,
+        imagined_tokens=0, llm_width=20, words=5, slots=[[0, 1], [1, 2, 4]],
+    )  # fmt: skip
+    bridge = WorldProjector(config).eval()
+    bridge.slots.learn(torch.randn(5, 20), torch.randn(2, 20))
+    return bridge
+
+
+def test_a_slot_says_its_own_words_only() -> None:
+    bridge, (seen, _) = speaking(), features()
+    pooled = bridge.read(seen)
+    chances = bridge.said(pooled).softmax(-1)
+    assert pooled.shape[1] == bridge.config.tokens == 7 and chances.shape == (3, 2, 5)
+    assert torch.equal(chances > 0, torch.tensor([[1, 1, 0, 0, 0], [0, 1, 1, 0, 1]]).bool().expand(3, -1, -1))
+
+
+def test_a_slot_that_is_sure_becomes_its_word_beside_its_name() -> None:
+    bridge, (seen, _) = speaking(), features()
+    with torch.no_grad():
+        bridge.slots.chances.bias[4] = 100.0
+    tokens = bridge(seen)
+    assert torch.allclose(tokens[:, 1], bridge.slots.words[4] + bridge.slots.names[1], atol=1e-5)
+
+
+def test_what_the_language_model_reads_reaches_the_slots_chances() -> None:
+    bridge, (seen, _) = speaking(), features()
+    bridge(seen)[:, 0].square().sum().backward()
+    weight = bridge.slots.chances.weight.grad
+    assert weight is not None and weight[:2].abs().max() > 0 and weight[2:].abs().max() == 0

@@ -15,7 +15,17 @@ from foretell.perception.encoder import VJEPA2World, tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
 from foretell.train.data import load_clips, questions_by_clip
-from foretell.train.facts import MISSING, FactHeads, FactSpace, closest, facts_of
+from foretell.train.facts import (
+    MISSING,
+    SLOTS,
+    WORDS,
+    Targets,
+    closest,
+    measures_of,
+    slot_words,
+    word_loss,
+    words_of,
+)
 from foretell.train.recipes import FitRecipe, tiny
 from foretell.train.worlds import generate
 
@@ -100,7 +110,7 @@ def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monke
 def test_the_language_model_keeps_its_attention(lab: Path, model: Path) -> None:
     assert Foretell.load(model, str(lab / "llm")).model.language_model.config._attn_implementation == "sdpa"
     world = VJEPA2World.from_pretrained(lab / "encoder")
-    trainee, _ = fit.build(tiny(), world, str(lab / "llm"), FactSpace({"a/outcome": ["0", "1"]}, []))
+    trainee, _ = fit.build(tiny(), world, str(lab / "llm"))
     language_model: Any = trainee.model.language_model
     parts = (language_model.get_base_model(), trainee.model.encoder)
     assert [part.config._attn_implementation for part in parts] == ["sdpa", "sdpa"]
@@ -109,11 +119,11 @@ def test_the_language_model_keeps_its_attention(lab: Path, model: Path) -> None:
 def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 copies of fp32 masters: near to fp32, and the masters stay fp32."""
     world = VJEPA2World.from_pretrained(lab / "encoder")
-    split, space = fit.Split.open(lab / "data", world, lab / "features", None)
+    split = fit.Split.open(lab / "data", world, lab / "features")
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(fit, "train_dtype", lambda: dtype)  # noqa: B023
-        trainee, processor = fit.build(tiny(), world, str(lab / "llm"), space)
+        trainee, processor = fit.build(tiny(), world, str(lab / "llm"))
         fit.trained(trainee, "tune")
         stage = tiny().stages["tune"]
         batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
@@ -135,42 +145,109 @@ def test_a_non_finite_loss_stops_before_the_optimizer(lab: Path, monkeypatch: py
         train(lab, lab / "nan", tiny())
 
 
-def test_facts_are_read_off_the_metadata(lab: Path) -> None:
+def test_words_are_read_off_the_metadata(lab: Path) -> None:
     packed = load_clips(lab / "data")
-    space = FactSpace.of(packed.clips)
-    classes, places = space.targets(packed.clips)
-    names = list(space.values)
+    targets = Targets.of(packed.clips)
+    slots = list(SLOTS)
     for n, clip in enumerate(packed.clips):
-        facts, k = facts_of(clip), names.index(f"{clip['scenario']}/outcome")
-        assert space.values[names[k]][classes[n, k]] == facts[names[k]] == str(clip["outcome"]["value"])
-        others = [i for i, name in enumerate(names) if name.endswith("/outcome") and i != k]
-        assert (classes[n, others] == MISSING).all()
-        there = [space.colours.index(one["colour"]) for one in clip["objects"]]
-        assert (~places[n].isnan().all(-1)).nonzero()[:, 0].tolist() == sorted(there)
+        told = {slot: WORDS[k] for slot, k in zip(slots, targets.words[n].tolist(), strict=True) if k != MISSING}
+        assert told == words_of(clip)
+        assert told["count"] == str(len(clip["objects"]))
+        assert {slot for slot in told if slot.endswith(" shape") and told[slot] != " none"} == {
+            f"{one['colour']} shape" for one in clip["objects"]
+        }
+        falls = {f"{key.split('/')[1]} falls": fell for key, fell in clip["facts"].items() if key.startswith("falls/")}
+        assert {slot: told[slot] == " fall" for slot in told if slot.endswith(" falls")} == falls
+        assert (~targets.places[n].isnan().all(-1)).sum() == len(clip["objects"])
+
+
+def test_every_word_of_a_clip_is_one_that_its_slot_may_say(lab: Path) -> None:
+    for clip in load_clips(lab / "data").clips:
+        assert all(word in SLOTS[slot] for slot, word in words_of(clip).items())
+
+
+def test_two_outcomes_of_a_scenario_are_said_in_two_words(lab: Path) -> None:
+    said: dict[str, set[tuple[bool, str]]] = {}
+    for clip in load_clips(lab / "data").clips:
+        said.setdefault(clip["scenario"], set()).add((clip["outcome"]["value"], words_of(clip)["outcome"]))
+    assert len(said) == 6
+    assert all(
+        len(pairs) == len({word for _, word in pairs}) == len({value for value, _ in pairs}) for pairs in said.values()
+    )
+
+
+def test_a_mirror_exchanges_left_and_right_and_nothing_else(lab: Path) -> None:
+    packed = load_clips(lab / "data")
+    mirrored = packed.mirror()
+    assert np.array_equal(mirrored.shown(0, 0.25, 8.0, 8), packed.shown(0, 0.25, 8.0, 8)[:, :, ::-1])
+    swap = {" left": " right", " right": " left"}
+    for clip, image in zip(packed.clips, mirrored.clips, strict=True):
+        assert words_of(image) == {slot: swap.get(word, word) for slot, word in words_of(clip).items()}
+        assert measures_of(image) == measures_of(clip)
+    ours, theirs = Targets.of(packed.clips).places, Targets.of(mirrored.clips).places
+    assert torch.allclose(theirs[..., 0], 1 - ours[..., 0], atol=1e-3, equal_nan=True)
+    assert torch.allclose(theirs[..., 1], ours[..., 1], equal_nan=True)
+    assert torch.allclose(theirs[..., 2], -ours[..., 2], atol=2e-3, equal_nan=True)
+    pairs = [
+        (row, image)
+        for rows, images in zip(questions_by_clip(packed), questions_by_clip(mirrored), strict=True)
+        for row, image in zip(rows, images, strict=True)
+    ]
+    sided = [(row, image) for row, image in pairs if row != image]
+    assert sided and all(row["type"] == "direction" for row, _ in sided)
+    assert all({row["answer"], image["answer"]} == {"left", "right"} for row, image in sided)
+
+
+def test_a_mirrored_clip_has_features_of_its_own(lab: Path) -> None:
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    split = fit.Split.open(lab / "data", world, lab / "features", mirror=True)
+    (one, image), _ = split.cache.rows([split.keys[0], split.keys[24]])
+    frames = torch.from_numpy(load_clips(lab / "data").mirror().shown(0, 0.0, world.rate, world.frames).copy())
+    assert len(split.keys) == len(set(split.keys)) == 48 and split.videos[0] == split.videos[24]
+    assert not torch.allclose(one, image)
+    assert frames.shape[0] == world.frames
 
 
 def test_margins_and_gaps_are_told_in_classes() -> None:
     ball = {"colour": "red", "shape": "ball", "half": [0.1]}
     still, moving = [0.0] * 9, [[x, *[0.0] * 8] for x in (0.2, 1.0, 0.6)]
     clip = {
-        "scenario": "collide", "until": 0.125, "fps": 8.0, "notes": {"margins": [-0.1, 0.01]}, "facts": {},
+        "scenario": "collide", "until": 0.125, "fps": 8.0, "notes": {"margins": [-0.1, 0.01]},
         "objects": [ball, {**ball, "colour": "yellow"}], "states": [[still, m] for m in moving],
-        "outcome": {"value": False},
     }  # fmt: skip
     assert closest(clip, 0, 1) == pytest.approx(3.0)  # the first frame, where they touched, was shown
-    facts = facts_of(clip)
-    assert (facts["collide/gap"], facts["collide/margin/0"], facts["collide/margin/1"]) == ("3", "0", "3")
+    assert measures_of(clip) == {"margin/0": 0, "margin/1": 3, "gap": 3}
 
 
-def test_the_outcome_counts_more_than_other_facts() -> None:
-    heads = FactHeads(FactSpace({"a/outcome": ["False", "True"], "b": ["x", "y"]}, []), 8, 2)
-    pooled, places = torch.randn(2, 3, 8), torch.zeros(2, 0, 6)
-    apart = [
-        heads.loss(pooled, torch.tensor(classes), places)["facts"].item()
-        for classes in ([[0, MISSING], [1, MISSING]], [[MISSING, 0], [MISSING, 1]])
-    ]
-    both = heads.loss(pooled, torch.tensor([[0, 0], [1, 1]]), places)["facts"].item()
-    assert both == pytest.approx(0.8 * apart[0] + 0.2 * apart[1], rel=1e-5)
+def test_the_outcome_counts_four_times() -> None:
+    said = torch.full((1, len(SLOTS), len(WORDS)), -torch.inf)
+    words = torch.full((1, len(SLOTS)), MISSING)
+    scene, outcome = (list(SLOTS).index(slot) for slot in ("scene", "outcome"))
+    for slot, places in enumerate(slot_words()):
+        said[0, slot, places] = 0.0
+    said[0, outcome, WORDS.index(" fall")] = 2.0
+    apart = []
+    for slot in (scene, outcome):
+        one = torch.full_like(words, MISSING)
+        one[0, slot] = slot_words()[slot][0]
+        words[0, slot] = slot_words()[slot][0]
+        apart.append(word_loss(said, one).item())
+    assert apart[0] == pytest.approx(np.log(len(SLOTS["scene"])), rel=1e-5)
+    assert word_loss(said, words).item() == pytest.approx(0.2 * apart[0] + 0.8 * apart[1], rel=1e-5)
+
+
+def test_training_goes_on_from_an_earlier_bridge_where_its_parts_fit(lab: Path, model: Path, tmp_path: Path) -> None:
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    trainee, _ = fit.build(replace(tiny(), imagined_tokens=3, seed=5), world, str(lab / "llm"))
+    bridge, theirs = trainee.model.bridge, load_file(model / "bridge.safetensors")
+    fresh = fit.start_from(bridge, model)
+    assert fresh == ["imagined_queries"]
+    assert torch.equal(bridge.seen.project.weight, theirs["seen.project.weight"].float())
+    wider, _ = fit.build(replace(tiny(), width=64), world, str(lab / "llm"))
+    with pytest.raises(ValueError, match="of another width"):
+        fit.start_from(wider.model.bridge, model)
+    with pytest.raises(ValueError, match=r"holds no bridge.safetensors"):
+        fit.start_from(bridge, tmp_path)
 
 
 def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:

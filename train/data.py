@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Packed:
     """A worlds folder decoded once.
 
     frames: memory-mapped uint8 [N, F, S, S, 3]; times: seconds [F]; clips: the rows of clips.jsonl. index: video path
-    as in the questions -> row; digests: sha256 of each video file.
+    as in the questions -> row; digests: sha256 of each video file. mirrored: seen in a mirror, left and right exchanged
+    in frames, states and answers.
     """
 
     root: Path
@@ -47,11 +48,35 @@ class Packed:
     times: NDArray[np.float64]
     index: dict[str, int]
     digests: list[str]
+    mirrored: bool = False
 
     def shown(self, row: int, until: float | None, rate: float, count: int) -> NDArray[np.uint8]:
         """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown)."""
         frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)]
-        return frames
+        return frames[:, :, ::-1] if self.mirrored else frames
+
+    def mirror(self) -> "Packed":
+        """The same worlds in a mirror: as many clips again for the bridge to learn from."""
+        return replace(self, clips=[mirrored_clip(clip) for clip in self.clips], mirrored=True)
+
+
+SIDES = {"left": "right", "right": "left"}
+
+
+def mirrored_clip(clip: Row) -> Row:
+    """A clips.jsonl row as a mirror shows it: what it says of the image's left and right, and of places in it.
+
+    Poses in metres stay: a mirror of the world itself would need other rotations, and nothing that is learned from
+    depends on them but distances.
+    """
+    direction = {"direction": SIDES[clip["facts"]["direction"]]} if "direction" in clip["facts"] else {}
+    states = [[[*pose, round(1 - u, 4), v] for *pose, u, v in frame] for frame in clip["states"]]
+    return {**clip, "facts": clip["facts"] | direction, "states": states}
+
+
+def mirrored_question(row: Row) -> Row:
+    """A question about a clip in a mirror: its sides exchanged."""
+    return {**row, "answer": SIDES.get(row["answer"], row["answer"])} if row["type"] == "direction" else row
 
 
 def _progress(steps: Iterator[int], total: int, what: str) -> Iterator[int]:
@@ -109,7 +134,9 @@ def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[
     encoder = VJEPA2World(live, encoder.taps, encoder.rate)
     name = encoder_digest(encoder)
     untils = [clip["until"] for clip in packed.clips]
-    keys = [feature_key(digest, until, name) for digest, until in zip(packed.digests, untils, strict=True)]
+    keys = [
+        feature_key(digest, until, name, packed.mirrored) for digest, until in zip(packed.digests, untils, strict=True)
+    ]
     cache = build(
         folder,
         encoder,
@@ -126,5 +153,5 @@ def questions_by_clip(packed: Packed) -> list[list[Row]]:
     for question in read_rows(packed.root / "questions.jsonl"):
         if question["video"] not in packed.index:
             raise ValueError(f"question {question['id']} names {question['video']}, which clips.jsonl does not")
-        grouped[packed.index[question["video"]]].append(question)
+        grouped[packed.index[question["video"]]].append(mirrored_question(question) if packed.mirrored else question)
     return [grouped[row] for row in range(len(packed.clips))]

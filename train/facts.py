@@ -1,11 +1,11 @@
-"""Direct supervision of the bridge from a world's metadata: facts as classes, object places as numbers.
+"""Direct supervision of the bridge from a world's metadata: words for its slots, measures as classes, object places.
 
-Only the warm-up uses it, and users' data need not have it: the heads are thrown away after training.
+Users' data need not have it. The words are what the slots say to the language model; the heads for measures and places
+only shape the bridge and are thrown away after training.
 """
 
 from bisect import bisect
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,26 +15,111 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bridge.projector import Reader
+from .worlds.scene import COLOURS
 
 Row = dict[str, Any]
 AHEAD = (0.5, 1.0)  # seconds after the last shown frame at which places are asked for
-OUTCOME_WEIGHT = 4.0  # of the one fact that most questions are about, beside 1 for every other
 MARGINS = (-0.08, -0.04, 0.0, 0.04, 0.08)  # metres: classes of how far a centre of mass lies inside its support
 GAPS = (1.1, 1.5, 2.5)  # classes of two objects' closest approach, in sums of their half sizes
 MISSING = -100
 
+OUTCOMES = {
+    "towers": (" stand", " fall"),
+    "collide": (" miss", " touch"),
+    "roll": (" stay", " drop"),
+    "dominoes": (" stand", " fall"),
+    "contain": (" outside", " inside"),
+    "occlude": (" hidden", " appear"),
+}
+"""What is said of a scenario whose outcome is False, and of one where it is True."""
+SCENES = {
+    "towers": " tower",
+    "collide": " collision",
+    "roll": " ramp",
+    "dominoes": " chain",
+    "contain": " container",
+    "occlude": " screen",
+}
+REASONS = {
+    "inside": " inside",
+    "meets": " meets",
+    "passes": " passes",
+    "stops": " stops",
+    "blocked": " blocked",
+    "over the edge": " edge",
+    "stops on the table": " table",
+    "stays on the ramp": " ramp",
+    "reaches": " reach",
+    "gap": " gap",
+    "first stays": " weak",
+    "between the walls": " between",
+    "outside the walls": " outside",
+    "fast enough": " fast",
+    "stops behind": " behind",
+    "stops before": " before",
+}
+DIGITS = tuple("0123456789")
+PAINTS = tuple(f" {colour}" for colour in COLOURS)
+SLOTS: dict[str, tuple[str, ...]] = {
+    "scene": tuple(SCENES.values()),
+    "outcome": tuple(dict.fromkeys(word for words in OUTCOMES.values() for word in words)),
+    "reason": (*REASONS.values(), *DIGITS[1:6]),
+    "direction": (" left", " right"),
+    "first": PAINTS,
+    "standing": DIGITS,
+    "count": DIGITS,
+    "bottom": PAINTS,
+    "top": PAINTS,
+    "moving": PAINTS,
+    **{f"{colour} shape": (" none", " box", " ball", " cylinder") for colour in COLOURS},
+    **{f"{colour} falls": (" stand", " fall") for colour in COLOURS},
+}
+"""The slots of the worlds' bridge: what each is about, and the words it may say."""
+WORDS = tuple(dict.fromkeys(word for words in SLOTS.values() for word in words))
+SLOT_WEIGHTS = tuple(4.0 if slot == "outcome" else 1.0 for slot in SLOTS)
+"""The outcome is what most questions are about."""
 
-def facts_of(clip: Row) -> dict[str, str]:
-    """What is true of a clip, as names and values of finite vocabularies."""
-    scenario = clip["scenario"]
-    facts = {f"{scenario}/{name}": str(value) for name, value in clip["facts"].items()}
-    for level, margin in enumerate(clip["notes"].get("margins", ())):
-        facts[f"{scenario}/margin/{level}"] = str(bisect(MARGINS, margin))
-    if scenario == "collide":
-        facts["collide/gap"] = str(bisect(GAPS, closest(clip, 0, 1)))
-    shapes = {one["colour"]: one["shape"] for one in clip["objects"]}
-    facts |= {f"shape/{colour}": shape for colour, shape in shapes.items()}
-    return facts | {f"{scenario}/outcome": str(clip["outcome"]["value"]), "count": str(len(clip["objects"]))}
+
+def slot_words() -> list[list[int]]:
+    """For each slot the words it may say, as places in WORDS."""
+    return [[WORDS.index(word) for word in words] for words in SLOTS.values()]
+
+
+def words_of(clip: Row) -> dict[str, str]:
+    """What is true of a clip, slot by slot; slots that mean nothing for it are left out."""
+    scenario, facts, objects = clip["scenario"], clip["facts"], clip["objects"]
+    words = {
+        "scene": SCENES[scenario],
+        "outcome": OUTCOMES[scenario][clip["outcome"]["value"]],
+        "reason": _reason(facts["reason"]),
+        "count": str(len(objects)),
+        **{f"{colour} shape": " none" for colour in COLOURS},
+    }
+    words |= {f"{one['colour']} shape": f" {one['shape']}" for one in objects}
+    words |= {slot: f" {facts[slot]}" for slot in ("direction", "first", "bottom", "top") if slot in facts}
+    if "standing" in facts:
+        words["standing"] = str(facts["standing"])
+    if scenario in ("roll", "contain", "occlude"):
+        words["moving"] = f" {objects[0]['colour']}"
+    falls = {name.split("/")[1]: fell for name, fell in facts.items() if name.startswith("falls/")}
+    return words | {f"{colour} falls": (" stand", " fall")[fell] for colour, fell in falls.items()}
+
+
+def _reason(told: str) -> str:
+    """'outside 2' (of a tower) is said as the number of the block."""
+    place = told.removeprefix("outside ")
+    return place if place.isdigit() else REASONS[told]
+
+
+def measures_of(clip: Row) -> dict[str, int]:
+    """What decides an outcome, in classes: a tower's margins from below, the closest approach of red and yellow."""
+    margins = clip["notes"].get("margins", ())
+    measures = {f"margin/{level}": bisect(MARGINS, margin) for level, margin in enumerate(margins)}
+    return measures | ({"gap": bisect(GAPS, closest(clip, 0, 1))} if clip["scenario"] == "collide" else {})
+
+
+MEASURES = {**{f"margin/{level}": len(MARGINS) + 1 for level in range(5)}, "gap": len(GAPS) + 1}
+"""Classes of each measure."""
 
 
 def closest(clip: Row, one: int, other: int) -> float:
@@ -54,68 +139,67 @@ def places_of(clip: Row) -> dict[str, list[float]]:
 
 
 @dataclass(frozen=True)
-class FactSpace:
-    """Every fact name with its possible values, and the colours whose places are asked for."""
+class Targets:
+    """What a bridge should know of N clips.
 
-    values: dict[str, list[str]]
-    colours: list[str]
+    words: places in WORDS, int64 [N, slots]; classes: of MEASURES, int64 [N, measures]; both MISSING where undefined.
+    places: float [N, colours, P], NaN where a colour is absent.
+    """
+
+    words: Tensor
+    classes: Tensor
+    places: Tensor
 
     @classmethod
-    def of(cls, clips: Sequence[Row]) -> "FactSpace":
-        """The vocabulary of a training set; a colour that is not there has the shape 'absent'."""
-        seen: dict[str, set[str]] = defaultdict(set)
-        for clip in clips:
-            for name, value in facts_of(clip).items():
-                seen[name].add(value)
-        colours = sorted(name.split("/")[1] for name in seen if name.startswith("shape/"))
-        for colour in colours:
-            seen[f"shape/{colour}"].add("absent")
-        return cls({name: sorted(values) for name, values in sorted(seen.items()) if len(values) > 1}, colours)
+    def of(cls, clips: Sequence[Row]) -> "Targets":
+        words = [[_index(WORDS, told.get(slot)) for slot in SLOTS] for told in map(words_of, clips)]
+        classes = [[told.get(name, MISSING) for name in MEASURES] for told in map(measures_of, clips)]
+        nowhere = [float("nan")] * (2 + 2 * len(AHEAD))
+        places = [[told.get(colour, nowhere) for colour in COLOURS] for told in map(places_of, clips)]
+        return cls(torch.tensor(words), torch.tensor(classes), torch.tensor(places, dtype=torch.float32))
 
-    def targets(self, clips: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """Class indices int64 [N, facts] (MISSING where undefined) and places [N, colours, P] (NaN where absent)."""
-        classes = torch.full((len(clips), len(self.values)), MISSING)
-        places = torch.full((len(clips), len(self.colours), 2 + 2 * len(AHEAD)), float("nan"))
-        for n, clip in enumerate(clips):
-            facts = {f"shape/{colour}": "absent" for colour in self.colours} | facts_of(clip)
-            for k, (name, values) in enumerate(self.values.items()):
-                if facts.get(name) in values:
-                    classes[n, k] = values.index(facts[name])
-            for colour, place in places_of(clip).items():
-                if colour in self.colours:
-                    places[n, self.colours.index(colour)] = torch.tensor(place)
-        return classes, places
+    def batch(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[str, Tensor]:
+        """The targets of some clips, by name."""
+        return {"words": self.words[rows], "classes": self.classes[rows], "places": self.places[rows]}
+
+
+def _index(words: tuple[str, ...], word: str | None) -> int:
+    return MISSING if word is None else words.index(word)
+
+
+def word_loss(said: Tensor, words: Tensor) -> Tensor:
+    """Weighted mean cross-entropy of what the slots say [B, S, W], where it is defined: words int64 [B, S]."""
+    each = F.cross_entropy(said.transpose(1, 2), words, ignore_index=MISSING, reduction="none")  # [B, S]
+    weights = (words != MISSING) * each.new_tensor(SLOT_WEIGHTS)
+    return (each * weights).sum() / weights.sum().clamp_min(1)
 
 
 class FactHeads(nn.Module):
-    """A learned query a fact reads the bridge's pooled tokens; linear layers name its value, and colours' places."""
+    """Learned queries read the bridge's pooled tokens; linear layers tell measures in classes, and colours' places."""
 
-    def __init__(self, space: FactSpace, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.space = space
-        self.queries = nn.Parameter(torch.randn(len(space.values), width) * 0.5)
+        self.queries = nn.Parameter(torch.randn(len(MEASURES) + len(COLOURS), width) * 0.5)
         self.reader = Reader(width, heads)
         self.norm = nn.LayerNorm(width)
-        self.classes = nn.ModuleList(nn.Linear(width, len(values)) for values in space.values.values())
+        self.classes = nn.ModuleList(nn.Linear(width, count) for count in MEASURES.values())
         self.places = nn.Linear(width, 2 + 2 * len(AHEAD))
-        names = list(space.values)
-        self.weights = [OUTCOME_WEIGHT if name.endswith("/outcome") else 1.0 for name in names]
-        self.coloured = [names.index(f"shape/{colour}") for colour in space.colours]
 
     def forward(self, pooled: Tensor) -> tuple[list[Tensor], Tensor]:
-        """pooled [B, K, D] -> a list of logits [B, values] a fact, places [B, colours, P]; float32."""
-        read = self.norm(self.reader(self.queries, pooled))  # [B, facts, D]
+        """pooled [B, K, D] -> a list of logits [B, classes] a measure, places [B, colours, P]; float32."""
+        read = self.norm(self.reader(self.queries, pooled))  # [B, measures + colours, D]
         logits = [head(read[:, k]).float() for k, head in enumerate(self.classes)]
-        return logits, self.places(read[:, self.coloured]).float()
+        return logits, self.places(read[:, len(MEASURES) :]).float()
 
-    def loss(self, pooled: Tensor, classes: Tensor, places: Tensor) -> dict[str, Tensor]:
-        """Weighted mean cross-entropy of the facts that are defined, smooth L1 of the places of objects there."""
-        logits, told = self(pooled)
+    def loss(self, pooled: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Mean cross-entropy of the measures that are defined, smooth L1 of the places of objects that are there."""
+        (logits, told), classes, places = self(pooled), batch["classes"], batch["places"]
         each = [
-            weight * F.cross_entropy(logit, classes[:, k], ignore_index=MISSING, reduction="sum")
-            for k, (weight, logit) in enumerate(zip(self.weights, logits, strict=True))
+            F.cross_entropy(logit, classes[:, k], ignore_index=MISSING, reduction="sum")
+            for k, logit in enumerate(logits)
         ]
-        total = ((classes != MISSING) * classes.new_tensor(self.weights)).sum().clamp_min(1)
         there = ~places.isnan()
-        apart = F.smooth_l1_loss(told[there], places[there], beta=0.05)
-        return {"facts": torch.stack(each).sum() / total, "places": apart}
+        return {
+            "measures": torch.stack(each).sum() / (classes != MISSING).sum().clamp_min(1),
+            "places": F.smooth_l1_loss(told[there], places[there], beta=0.05),
+        }

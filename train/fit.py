@@ -6,7 +6,7 @@ encoder -> feature cache -> bridge -> language model -> report
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import get_cosine_schedule_with_warmup
+from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from ..bridge.cache import FeatureCache, statistics
-from ..bridge.projector import BridgeConfig
+from ..bridge.projector import BridgeConfig, WorldProjector
 from ..perception.encoder import VJEPA2World
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.calibration import abstention_threshold, fit_temperature
@@ -28,8 +29,8 @@ from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, pack, video_token
 from . import checkpoint
-from .data import Packed, Row, cache_features, load_clips, questions_by_clip
-from .facts import MISSING, FactHeads, FactSpace
+from .data import Row, cache_features, load_clips, questions_by_clip
+from .facts import MISSING, OUTCOMES, SLOTS, WORDS, FactHeads, Targets, slot_words, word_loss
 from .pretrain import Log, differences, machine, plain, prefetched, progress_bar, train_dtype
 from .recipes import TRAINABLE, FitRecipe, Stage
 
@@ -38,23 +39,25 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Split:
-    """One worlds folder ready for training: features by key, targets of the direct heads, packed prompts."""
+    """One worlds folder ready for training: features by key, what the bridge should know, questions; clip by clip."""
 
-    packed: Packed
+    videos: list[str]
+    scenarios: list[str]
     cache: FeatureCache
     keys: list[str]
-    classes: Tensor  # [N, facts]
-    places: Tensor  # [N, colours, P]
+    targets: Targets
     questions: list[list[Row]]
 
     @classmethod
-    def open(
-        cls, data: Path, encoder: VJEPA2World, features: Path, space: FactSpace | None
-    ) -> "tuple[Split, FactSpace]":
+    def open(cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False) -> "Split":
+        """mirror: every clip twice, the second time in a mirror."""
         packed = load_clips(data)
-        space = space or FactSpace.of(packed.clips)
-        cache, keys = cache_features(packed, encoder, features)
-        return cls(packed, cache, keys, *space.targets(packed.clips), questions_by_clip(packed)), space
+        views = [packed, packed.mirror()] if mirror else [packed]
+        clips = [clip for view in views for clip in view.clips]
+        keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
+        questions = [rows for view in views for rows in questions_by_clip(view)]
+        videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
+        return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)
 
 
 def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> BridgeConfig:
@@ -75,7 +78,17 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         imagined_tokens=recipe.imagined_tokens,
         llm_width=embeddings.weight.shape[1],
         token_scale=round(float(embeddings.weight.detach().float().std()), 5),
+        words=len(WORDS),
+        slots=slot_words(),
     )
+
+
+@torch.no_grad()
+def embeddings_of(texts: Iterable[str], llm: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """The language model's embedding of each text, of several tokens their mean: [n, llm_width]."""
+    table: Any = llm.get_input_embeddings()  # type: ignore[operator]
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    return torch.stack([table(torch.tensor(one, device=table.weight.device)).float().mean(0) for one in ids])
 
 
 class Trainee(nn.Module):
@@ -87,8 +100,8 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         pooled = self.model.bridge.read(batch["features"], batch["imagined"])  # [B, K, width]
-        parts = self.heads.loss(pooled, batch["classes"], batch["places"])
-        loss = stage.facts_weight * (parts["facts"] + parts["places"])
+        parts = {"words": word_loss(self.model.bridge.said(pooled), batch["words"]), **self.heads.loss(pooled, batch)}
+        loss = stage.facts_weight * (parts["words"] + 0.3 * parts["measures"] + parts["places"])
         if "packs" in batch:
             asked = pooled[: len(batch["packs"])]  # the rest is for the direct heads alone
             parts["answers"] = self.answers(batch, self.model.bridge.embed(asked))
@@ -155,7 +168,7 @@ def draw_batch(
     rows = np.concatenate([asked, extra])
     features, imagined = split.cache.rows([split.keys[row] for row in rows])
     batch: Batch = {"features": features, "imagined": imagined if recipe.imagined_tokens else None}
-    batch |= {"classes": split.classes[rows], "places": split.places[rows]}
+    batch |= split.targets.batch(rows)
     if stage.questions:
         packs = [prompts.pack(draw_questions(rng, split.questions[row], stage.questions)) for row in asked]
         batch |= {"packs": packs, **collate(packs, torch.float32)}
@@ -168,10 +181,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def trained(trainee: Trainee, stage: str) -> dict[str, list[nn.Parameter]]:
     """The parameters that a stage changes, by part; all others are frozen."""
-    out = [*trainee.model.bridge.out.parameters(), *trainee.model.bridge.out_norm.parameters()]
+    bridge = trainee.model.bridge
+    out = [*bridge.out.parameters(), *bridge.out_norm.parameters(), bridge.slots.names]
     known = {id(p) for p in out}
     parts = {
-        "bridge": [p for p in trainee.model.bridge.parameters() if id(p) not in known],
+        "bridge": [p for p in bridge.parameters() if id(p) not in known],
         "out": out,
         "heads": list(trainee.heads.parameters()),
         "lora": [p for name, p in trainee.model.language_model.named_parameters() if "lora_" in name],
@@ -223,21 +237,27 @@ def compute(module: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def check_facts(trainee: Trainee, split: Split, recipe: FitRecipe, device: torch.device) -> dict[str, float]:
-    """Validation: balanced accuracy of each scenario's outcome, accuracy of all facts, by the direct heads."""
+def check_words(trainee: Trainee, split: Split, recipe: FitRecipe, device: torch.device) -> dict[str, float]:
+    """Validation of the slots: balanced accuracy of each scenario's outcome, accuracy of all words, of each slot's."""
     trainee.eval()
-    guesses = []
+    said = []
     for start in range(0, len(split.keys), 64):
         features, imagined = split.cache.rows(split.keys[start : start + 64])
         pooled = trainee.model.bridge.read(features.to(device), imagined.to(device) if recipe.imagined_tokens else None)
-        guesses.append(torch.stack([logit.argmax(-1) for logit in trainee.heads(pooled)[0]], dim=1).cpu())
+        said.append(trainee.model.bridge.said(pooled).cpu())
     trainee.train()
-    right, known = torch.cat(guesses) == split.classes, split.classes != MISSING
-    scores = {"val_facts": float(right[known].float().mean())}
-    for k, name in enumerate(trainee.heads.space.values):
-        if name.endswith("/outcome"):
-            halves = [right[split.classes[:, k] == value, k].float().mean() for value in (0, 1)]
-            scores[f"val_{name.split('/')[0]}"] = float(torch.stack(halves).mean())
+    logits, words = torch.cat(said), split.targets.words  # [N, S, W], [N, S]
+    right, known = logits.argmax(-1) == words, words != MISSING
+    scores = {"val_words": float(right[known].float().mean())}
+    scores |= {f"val_slot/{slot}": float(right[known[:, s], s].float().mean()) for s, slot in enumerate(SLOTS)}
+    place = list(SLOTS).index("outcome")
+    for scenario, pair in OUTCOMES.items():
+        false, true = (WORDS.index(word) for word in pair)
+        mine = torch.tensor([name == scenario for name in split.scenarios])
+        guess, truth = logits[mine, place, true] > logits[mine, place, false], words[mine, place] == true
+        scores[f"val_{scenario}"] = float(
+            torch.stack([(guess == truth)[truth == t].float().mean() for t in (False, True)]).mean()
+        )
     return scores
 
 
@@ -331,7 +351,7 @@ class Run:
         last = done == stage.steps
         seen: dict[str, float] = {}
         if done % self.recipe.check_every == 0 or last:
-            seen = check_facts(self.trainee, self.val, self.recipe, self.accelerator.device)
+            seen = check_words(self.trainee, self.val, self.recipe, self.accelerator.device)
             if stage.questions:
                 seen |= check_answers(self.trainee, self.val, self.processor, self.recipe)
         if self.accelerator.is_main_process and (seen or done % self.recipe.log_every == 0):
@@ -385,9 +405,7 @@ def calibrate(model: Foretell, split: Split, recipe: FitRecipe, clips: int) -> d
     return {"temperature": round(temperature, 4), "threshold": round(threshold, 4)}
 
 
-def build(
-    recipe: FitRecipe, encoder: VJEPA2World, llm: str | None, space: FactSpace
-) -> tuple[Trainee, ForetellProcessor]:
+def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Trainee, ForetellProcessor]:
     """The hybrid with a fresh bridge, a fresh LoRA and fresh direct heads."""
     torch.manual_seed(recipe.seed)
     language_model, tokenizer = load_llm(llm), load_tokenizer(llm)
@@ -403,11 +421,28 @@ def build(
         attn_implementation=language_model.config._attn_implementation,  # type: ignore[call-arg]
     )
     model = ForetellForConditionalGeneration(config, encoder.model, language_model)
+    model.bridge.slots.learn(*(embeddings_of(texts, language_model, tokenizer) for texts in (WORDS, SLOTS)))
     nn.Module.to(language_model, train_dtype())  # frozen; the LoRA on it stays in fp32
     if recipe.lora_rank:
         add_lora(model, recipe.lora_rank, recipe.lora_alpha)
-    heads = FactHeads(space, recipe.width, recipe.heads)
-    return Trainee(model, heads), ForetellProcessor.for_model(config, tokenizer)
+    return Trainee(model, FactHeads(recipe.width, recipe.heads)), ForetellProcessor.for_model(config, tokenizer)
+
+
+def start_from(bridge: WorldProjector, folder: Path) -> list[str]:
+    """Take over what fits of an earlier model's bridge; returns the parts that stay fresh, by name.
+
+    Parts of another shape stay fresh, so that the pooling can change while what reads the features is kept. Raises
+    ValueError where there is no bridge, or where not even the intake of features fits.
+    """
+    path = folder / "bridge.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no bridge.safetensors: name a model folder, such as OUT/model of a training")
+    mine, theirs = bridge.state_dict(), load_file(path)
+    kept = {name: t for name, t in theirs.items() if name in mine and mine[name].shape == t.shape}
+    if "seen.project.weight" not in kept:
+        raise ValueError(f"{path} reads features of another encoder or is of another width: start without --init")
+    bridge.load_state_dict(kept, strict=False)
+    return sorted(mine.keys() - kept.keys())
 
 
 def run(
@@ -419,19 +454,23 @@ def run(
     llm: str | None = None,
     features: Path | None = None,
     stages: tuple[str, ...] | None = None,
+    init: Path | None = None,
 ) -> Path:
     """Train a bridge and a LoRA on a worlds folder; returns `out/model`, a folder that `ask --model` takes.
 
-    encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); resumes by itself.
+    encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model folder
+    whose bridge to go on from, where it fits. Resumes by itself.
     Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
     """
     accelerator = Accelerator()
     world = VJEPA2World.from_pretrained(encoder)
-    train, space = Split.open(data, world, features or out / "features", None)
-    held_out, _ = Split.open(val, world, features or out / "features", space)
-    trainee, processor = build(recipe, world, llm, space)
+    train = Split.open(data, world, features or out / "features", recipe.mirror)
+    held_out = Split.open(val, world, features or out / "features")
+    trainee, processor = build(recipe, world, llm)
     seen, imagined = statistics(train.cache, train.keys[:512])
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
+    if init is not None:
+        start_from(trainee.model.bridge, init)
     trainee.to(accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
     for name in stages or tuple(recipe.stages):
@@ -447,7 +486,11 @@ def report(job: Run, encoder: Path) -> Path:
     fitted = calibrate(Foretell(load(folder), job.processor), job.val, job.recipe, clips=400)
     (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
     facts = {"encoder": json.loads(encoder.read_text())} if encoder.is_file() else {}
-    facts |= {"train_clips": len(job.train.keys), "machine": machine(), "recipe": asdict(job.recipe)}
+    facts |= {
+        "train_clips": len(set(job.train.videos)),
+        "machine": machine(),
+        "recipe": asdict(job.recipe),
+    }
     facts |= {"wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()}}
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     return folder

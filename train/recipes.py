@@ -7,7 +7,8 @@ TRAINABLE: dict[str, tuple[str, ...]] = {
     "align": ("out",),
     "tune": ("bridge", "out", "heads", "lora"),
 }
-"""Which parts a stage changes ("out": the bridge's MLP into the language model's space, "bridge": all before it).
+"""Which parts a stage changes ("out": the bridge's MLP into the language model's space and its slots' names, "bridge":
+all before it).
 
 The encoder is in none of them: it stays frozen. Align leaves the warm bridge alone: the first gradients through an
 untrained MLP would undo it (LOG.md).
@@ -18,8 +19,8 @@ untrained MLP would undo it (LOG.md).
 class Stage:
     """One stage of training: steps of `batch` clips each; lr of bridge and heads, out_lr of the bridge's MLP, lora_lr.
 
-    facts_weight: how much the direct heads count beside the language model's loss; questions: at most so many a clip;
-    extra: so many clips more a step, for the direct heads alone.
+    facts_weight: how much the slots' words and the direct heads count beside the language model's loss; questions: at
+    most so many a clip; extra: so many clips more a step, for words and heads alone.
     """
 
     steps: int
@@ -38,8 +39,9 @@ class Stage:
 class FitRecipe:
     """Everything that decides a bridge training besides its data and its encoder.
 
-    sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig); lora_rank 0
-    trains no LoRA.
+    sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
+    slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA. mirror: learn from every clip's mirror
+    image too.
     """
 
     stages: dict[str, Stage] = field(
@@ -63,9 +65,10 @@ class FitRecipe:
     width: int = 192
     depth: int = 2
     heads: int = 6
-    cells: tuple[int, int, int] = (1, 4, 4)
-    global_tokens: int = 8
-    imagined_tokens: int = 8
+    cells: tuple[int, int, int] = (1, 2, 2)
+    global_tokens: int = 0
+    imagined_tokens: int = 4
+    mirror: bool = True
     lora_rank: int = 16
     lora_alpha: int = 32
     clip_grad: float = 1.0
