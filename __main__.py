@@ -64,6 +64,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer one question about a video: the answer, the odds of each option, and how sure the model is."""
+    from .reasoner import alone  # noqa: F401  # first: a third of the start-up otherwise
     from .reasoner import answer as room
 
     with _working("loading the model"):
@@ -93,6 +94,7 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Answer a file of questions. Run again, it asks only what is missing or failed. Exit status 1 when some failed."""
+    from .reasoner import alone  # noqa: F401  # first: a third of the start-up otherwise
     from .reasoner.answer import Foretell
     from .reasoner.batch import answer_file
 
@@ -337,13 +339,17 @@ def _changed(value: Any, path: Sequence[str], new: Any) -> Any:
 
 
 def _parsed(text: str, hint: Any, field: str) -> Any:
-    """Text as a value of a field's type: 3, 1e-4, nano, or 2,4,6 for a tuple."""
+    """Text as a value of a field's type: 3, 1e-4, true, nano, or 2,4,6 for a tuple."""
     inner = get_args(hint)
     parts = text.split(",")
     if inner and Ellipsis not in inner and len(parts) != len(inner):
         raise ValueError(f"--set {field}={text}: wants {len(inner)} values with commas between, got {len(parts)}")
     if inner:
         return tuple(_parsed(part, inner[0], field) for part in parts)
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--set {field}={text}: wants true or false")
+        return text.lower() == "true"
     assert hint in (int, float, str), f"{field}: no way to read a {hint} yet"
     try:
         return hint(text)

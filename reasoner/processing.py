@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -231,6 +232,28 @@ class _Tree:
         rows = (self.ids, self.positions, self.sources, self.targets, self.owners)
         ids, positions, sources, targets, owners = (torch.tensor(row, dtype=torch.int64) for row in rows)
         return Pack(ids, positions, visible.tril(), sources, targets, owners)
+
+
+def join(packs: Sequence[Pack]) -> Pack:
+    """Several packs in one row, blind to each other: what is padding in a batch of them becomes room for another."""
+    lengths, answers = [len(one.ids) for one in packs], [int(one.owners.max()) + 1 for one in packs]
+    starts, firsts = ([0, *accumulate(sizes)] for sizes in (lengths, answers))
+    return Pack(
+        torch.cat([one.ids for one in packs]),
+        torch.cat([one.positions for one in packs]),
+        torch.block_diag(*(one.visible for one in packs)).bool(),
+        torch.cat([one.sources + start for one, start in zip(packs, starts, strict=False)]),
+        torch.cat([one.targets for one in packs]),
+        torch.cat([one.owners + first for one, first in zip(packs, firsts, strict=False)]),
+    )
+
+
+def level(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Share items out among rows of about the same total length, the longest first: places of items, row by row."""
+    shared: list[list[int]] = [[] for _ in range(min(rows, len(lengths)))]
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        min(shared, key=lambda row: sum(lengths[k] for k in row)).append(place)
+    return shared
 
 
 def collate(packs: Sequence[Pack], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

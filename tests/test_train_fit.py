@@ -134,6 +134,21 @@ def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pyte
     assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.03)
 
 
+def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    split = fit.Split.open(lab / "data", world, lab / "features")
+    monkeypatch.setattr(fit, "train_dtype", lambda: torch.float32)
+    trainee, processor = fit.build(tiny(), world, str(lab / "llm"))
+    stage = replace(tiny().stages["tune"], batch=5, extra=0)
+    found = {}
+    for together in (1, 2, 5):
+        monkeypatch.setattr(fit, "TOGETHER", together)
+        batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
+        assert len(batch["input_ids"]) == -(-5 // together)
+        found[together] = fit.compute(trainee, batch, stage)["answers"].item()
+    assert found[2] == pytest.approx(found[1], rel=1e-5) and found[5] == pytest.approx(found[1], rel=1e-5)
+
+
 def test_another_recipe_does_not_resume_a_run(lab: Path, model: Path) -> None:
     with pytest.raises(ValueError, match=r"another recipe .*seed 0 -> 1"):
         train(lab, lab / "run", replace(tiny(), seed=1))
