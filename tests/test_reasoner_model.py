@@ -30,7 +30,7 @@ from foretell.reasoner.model import (
     merge_lora,
     save_parts,
 )
-from foretell.reasoner.processing import ForetellProcessor, ForetellVideoProcessor, collate, pack
+from foretell.reasoner.processing import ForetellProcessor, ForetellVideoProcessor, collate, join, level, pack
 
 from .reasoner_tiny import noise, tiny_hybrid_config, tiny_model, tiny_text_config, tiny_tokenizer
 
@@ -454,3 +454,20 @@ def test_the_packaged_language_model_converts_once(tmp_path: Path, monkeypatch: 
     text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     made = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(made[0])
+
+
+def test_packs_in_one_row_are_blind_to_each_other() -> None:
+    one, two = pack([5, 5], [([7], [[8, 9], [10]])]), pack([5], [([6, 6], [[11, 12]])])
+    both, size = join([one, two]), len(one.ids)
+    assert torch.equal(both.ids, torch.cat([one.ids, two.ids])) and torch.equal(both.positions[size:], two.positions)
+    assert torch.equal(both.visible[:size, :size], one.visible) and torch.equal(both.visible[size:, size:], two.visible)
+    assert not both.visible[:size, size:].any() and not both.visible[size:, :size].any()
+    assert torch.equal(both.sources[len(one.sources) :], two.sources + size)
+    assert both.owners.tolist() == [0, 0, 1, 2, 2] and both.owners.bincount().sum() == len(both.targets)
+
+
+def test_items_are_shared_out_in_rows_of_about_the_same_length() -> None:
+    rows = level([9, 1, 5, 4, 2, 3], 2)
+    assert sorted(place for row in rows for place in row) == [0, 1, 2, 3, 4, 5]
+    assert [sum([9, 1, 5, 4, 2, 3][place] for place in row) for row in rows] == [12, 12]
+    assert level([4], 3) == [[0]]
