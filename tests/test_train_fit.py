@@ -270,6 +270,15 @@ def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:
     assert facts["train_clips"] == 24 and set(facts["wall_seconds"]) == {"warm", "align", "tune"}
 
 
+def test_what_came_before_a_model_is_kept(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "training.json").write_text(json.dumps({"encoder": {"steps_done": 7}, "train_clips": 9, "recipe": {}}))
+    assert fit.history(tmp_path / "encoder", None) == {"encoder": {"steps_done": 7}}
+    assert fit.history(tmp_path / "encoder", tmp_path)["init"] == {"train_clips": 9}
+    (tmp_path / "encoder" / "training.json").write_text(json.dumps({"steps_done": 8}))
+    assert fit.history(tmp_path / "encoder", None) == {"encoder": {"steps_done": 8}}
+
+
 def test_shown_frames_end_at_until(lab: Path) -> None:
     packed = load_clips(lab / "data")
     shown = packed.shown(0, 0.25, rate=8.0, count=8)

@@ -480,18 +480,32 @@ def run(
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
     for name in stages or tuple(recipe.stages):
         job.stage(name)
-    return report(job, Path(encoder) / "training.json")
+    return report(job, history(Path(encoder), init))
 
 
-def report(job: Run, encoder: Path) -> Path:
-    """Calibrate on validation and write the model folder with how it came to be (encoder: how its encoder did)."""
+def history(encoder: Path, init: Path | None) -> dict[str, Any]:
+    """How the encoder came to be, as its folder or the model folder around it tells, and the model gone on from."""
+    around = _told(encoder.parent)
+    found = {"encoder": _told(encoder) or around.get("encoder", {})}
+    if init is not None:
+        found["init"] = {k: v for k, v in _told(init).items() if k in ("train_clips", "machine", "wall_seconds")}
+    return {name: facts for name, facts in found.items() if facts}
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    path = folder / "training.json"
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return facts
+
+
+def report(job: Run, before: dict[str, Any]) -> Path:
+    """Calibrate on validation and write the model folder with how it came to be (before: of what came before it)."""
     folder, trainee = job.out / "model", job.trainee
     trainee.eval()
     save_parts(trainee.model, folder, dtype=torch.float16)
     fitted = calibrate(Foretell(load(folder), job.processor), job.val, job.recipe, clips=400)
     (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
-    facts = {"encoder": json.loads(encoder.read_text())} if encoder.is_file() else {}
-    facts |= {
+    facts = before | {
         "train_clips": len(set(job.train.videos)),
         "machine": machine(),
         "recipe": asdict(job.recipe),
