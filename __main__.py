@@ -211,6 +211,7 @@ def exam(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="About so many questions; left out: all of them.")] = None,
     per_clip: Annotated[int | None, typer.Option(help="At most so many questions a clip, its outcome first.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer at once.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Have a model and its controls answer held-out worlds; write the figures with their intervals."""
@@ -219,7 +220,10 @@ def exam(
 
     command = shlex.join(["foretell", *context.obj])
     others = _named(control)
-    found = run(model, data, out, train_data=train, controls=others, limit=limit, per_clip=per_clip, command=command)
+    found = run(
+        model, data, out, train_data=train, controls=others, limit=limit, per_clip=per_clip, command=command,
+        workers=workers,
+    )  # fmt: skip
     _tell(found, f"{headline_table(found)}\n\nfigures: {out}", as_json)
 
 

@@ -5,6 +5,7 @@ that was stopped goes on where it was; the figures are made from these rows and 
 """
 
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -57,11 +58,15 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Taker:
-    """One column of the results. `mark` changes with its weights and its data: rows of another mark are not reused."""
+    """One column of the results. `mark` changes with its weights and its data: rows of another mark are not reused.
+
+    shared: whether several processes help to answer (not worth it where most of the work is getting ready).
+    """
 
     name: str
     mark: str
     open: Callable[[], Answers]
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -206,19 +211,55 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def sit(taker: Taker, groups: Sequence[Group], samples: Samples) -> None:
+def unanswered(taker: Taker, groups: Sequence[Group], samples: Samples) -> list[Group]:
+    """Groups with a question that this taker has not answered yet."""
+    return [group for group in groups if any((taker.name, row["id"]) not in samples.rows for row in group)]
+
+
+def sit(taker: Taker, groups: Sequence[Group], samples: Samples, shown: bool = True) -> None:
     """Have one taker answer what it has not answered yet, with a progress bar."""
     from rich.console import Console
     from rich.progress import track
 
-    todo = [group for group in groups if any((taker.name, row["id"]) not in samples.rows for row in group)]
+    todo = unanswered(taker, groups, samples)
     if not todo:
         return
     answers = taker.open()
-    for group in track(todo, description=taker.name, console=Console(stderr=True)):
+    for group in track(todo, description=taker.name, console=Console(stderr=True), disable=not shown):
         given = answers(group)
         missing = [{"probabilities": None, "abstained": True}] * (len(group) - len(given))
         samples.add(_sample(taker, row, one) for row, one in zip(group, [*given, *missing], strict=True))
+
+
+def _help(taker: Taker, groups: Sequence[Group], path: Path, threads: int, shown: bool) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    sit(taker, groups, Samples(path, [taker]), shown)
+
+
+def sit_together(taker: Taker, groups: Sequence[Group], samples: Samples, workers: int) -> None:
+    """As `sit`, in so many processes with the cores shared out: small forward passes leave two threads waiting.
+
+    Each writes a file of its own, which joins the per-sample file at the end; an exam that was stopped goes on from
+    them. Raises RuntimeError where a process failed.
+    """
+    parts = [samples.path.with_suffix(f".{taker.mark}-{k}") for k in range(workers if taker.shared else 1)]
+    todo = unanswered(taker, groups, samples)
+    if not todo:
+        return
+    fork, threads = multiprocessing.get_context("fork"), max(1, (os.cpu_count() or 1) // len(parts))
+    shares = [(todo[k :: len(parts)], part, threads, k == 0) for k, part in enumerate(parts)]
+    helpers = [fork.Process(target=_help, args=(taker, *share)) for share in shares]
+    for helper in helpers:
+        helper.start()
+    for helper in helpers:
+        helper.join()
+    if failed := [helper.exitcode for helper in helpers if helper.exitcode]:
+        raise RuntimeError(f"{taker.name}: {len(failed)} of {len(helpers)} processes failed: their errors are above")
+    samples.add(row for part in parts for row in _readable(part))
+    for part in parts:
+        part.unlink()
 
 
 def score(rows: Sequence[Row]) -> tuple[str, Figure]:
@@ -336,7 +377,7 @@ def _takers(
     yield Taker(MODEL, _mark(source, data), partial(_watching, source, packed))
     if train is not None:
         learned = _digest(train.root / "questions.jsonl")
-        yield Taker("blind", _mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))))
+        yield Taker("blind", _mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))), shared=False)
         mean_mark = _mark(source, data, learned)
         yield Taker("mean features", mean_mark, lambda: watching(_mean_features(load_model(source), train), packed))
     for name, folder in controls.items():
@@ -415,13 +456,14 @@ def run(
     per_clip: int | None = None,
     command: str = "",
     samples: Path | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Examine a model (None: the embedded one) and its controls on a worlds folder; write the figures to `out`.
 
     train_data: the training split, for the blind and mean-features controls (None leaves them out). controls: name ->
     folder of another model. limit: about so many questions, whole clips at random; per_clip: at most so many questions
     of a clip, its outcome first. samples: the per-sample file (None: beside `out`); an interrupted exam goes on from
-    it. Raises ValueError where no question has options and an answer.
+    it. workers: processes that answer. Raises ValueError where no question has options and an answer.
     """
     from ..reasoner.answer import NANO
 
@@ -432,7 +474,7 @@ def run(
     takers = list(_takers(model_dir or NANO, packed, train, controls or {}))
     kept = Samples(samples or out.with_suffix(".samples.jsonl"), takers)
     for taker in takers:
-        sit(taker, groups, kept)
+        sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
     answered = {taker.name: kept.of(taker.name, [row for group in groups for row in group]) for taker in takers}
     found = {
         **_provenance(command),
