@@ -26,8 +26,8 @@ COMMANDS = {
     "worlds": "OUT --clips --seed --scenarios --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --json",
     "pretrain": "RECIPE --data --out --set --init --resume --no-resume --json",
-    "train": "RECIPE --data --val --out --encoder --llm --features --set --json",
-    "eval exam": "DATA --out --model --train --control --limit --per-clip --json",
+    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --json",
+    "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "doctor": "--json",
 }
 QUESTION = "Will the tower fall?"
@@ -307,14 +307,30 @@ def test_help_names_every_recipe(command: str) -> None:
 def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given: list[Any] = []
 
-    def run(*arguments: Any) -> Path:
-        given.extend(arguments)
+    def run(*arguments: Any, init: Path | None) -> Path:
+        given.extend([*arguments, init])
         return tmp_path / "model"
 
     monkeypatch.setattr("foretell.train.fit.run", run)
-    asked = ["train", "tiny", "--data", "a", "--val", "b", "--out", "c", "--encoder", "d", "--set", "seed=4", "--json"]
+    asked = [
+        "train",
+        "tiny",
+        "--data",
+        "a",
+        "--val",
+        "b",
+        "--out",
+        "c",
+        "--encoder",
+        "d",
+        "--set",
+        "seed=4",
+        "--init",
+        "e",
+        "--json",
+    ]
     assert main(asked) == 0
-    assert given == [Path("a"), Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None]
+    assert given == [Path("a"), Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, Path("e")]
     told = json.loads(capsys.readouterr().out)
     assert (told["model"], told["recipe"]["seed"]) == (str(tmp_path / "model"), 4)
 

@@ -241,6 +241,24 @@ def test_an_exam_that_was_stopped_goes_on_where_it_was(
     assert json.loads(out.read_text())["figures"] == json.loads(whole.read_text())["figures"]
 
 
+def test_two_processes_find_what_one_does(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat(monkeypatch, model=Seer())
+    one = exam.run(weights, worlds, tmp_path / "one.json")["figures"]
+    two = exam.run(weights, worlds, tmp_path / "two.json", workers=2)["figures"]
+    assert one == two
+    assert not list(tmp_path.glob("*-0")), "what each process wrote joined the per-sample file"
+
+
+def test_a_failing_process_is_told(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat(monkeypatch, model=Seer(fail_after=30))
+    with pytest.raises(RuntimeError, match=r"foretell: 2 of 2 processes failed"):
+        exam.run(weights, worlds, tmp_path / "r.json", workers=2)
+
+
 def test_other_weights_are_asked_anew(
     tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
