@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, VJEPA2Model
 from foretell.perception.encoder import VJEPA2World, tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
-from foretell.train.data import load_clips, questions_by_clip
+from foretell.train.data import load_clips, questions_by_clip, with_twins
 from foretell.train.facts import (
     MISSING,
     SLOTS,
@@ -28,6 +28,7 @@ from foretell.train.facts import (
 )
 from foretell.train.recipes import FitRecipe, tiny
 from foretell.train.worlds import generate
+from foretell.train.worlds.scene import COLOURS
 
 from .reasoner_tiny import tiny_text_config, tiny_tokenizer
 
@@ -213,6 +214,24 @@ def test_a_mirror_exchanges_left_and_right_and_nothing_else(lab: Path) -> None:
     assert all({row["answer"], image["answer"]} == {"left", "right"} for row, image in sided)
 
 
+def test_every_yes_no_question_has_a_twin_the_other_way_round(lab: Path) -> None:
+    packed = load_clips(lab / "data")
+    plain, seen = questions_by_clip(packed), set()
+    for rows, doubled in zip(plain, with_twins(packed, plain), strict=True):
+        assert [row for row in doubled if row in rows] == rows
+        closed = [row for row in rows if row["options"] == ["yes", "no"]]
+        twins = [row for row in doubled if row not in rows]
+        assert len(twins) == len(closed)
+        for row, other in zip(closed, twins, strict=True):
+            assert {row["answer"], other["answer"]} == {"yes", "no"} and row["negated"] != other["negated"]
+            assert "{" not in other["question"] and row["question"] != other["question"]
+            assert [c for c in COLOURS if c in row["question"]] == [c for c in COLOURS if c in other["question"]] or (
+                row["type"] in ("last_falls", "contained", "comes_out", "touches")
+            )
+            seen.add(row["type"])
+    assert seen >= {"falls", "present"}
+
+
 def test_a_mirrored_clip_has_features_of_its_own(lab: Path) -> None:
     world = VJEPA2World.from_pretrained(lab / "encoder")
     split = fit.Split.open(lab / "data", world, lab / "features", mirror=True)
@@ -255,14 +274,19 @@ def test_training_goes_on_from_an_earlier_bridge_where_its_parts_fit(lab: Path, 
     world = VJEPA2World.from_pretrained(lab / "encoder")
     trainee, _ = fit.build(replace(tiny(), imagined_tokens=3, seed=5), world, str(lab / "llm"))
     bridge, theirs = trainee.model.bridge, load_file(model / "bridge.safetensors")
-    fresh = fit.start_from(bridge, model)
+    fresh = fit.start_from(trainee.model, model)
     assert fresh == ["imagined_queries"]
     assert torch.equal(bridge.seen.project.weight, theirs["seen.project.weight"].float())
+    lora = load_file(model / "lora" / "adapter_model.safetensors")
+    known = trainee.model.language_model.state_dict()
+    assert lora
+    for name, tensor in lora.items():
+        assert torch.equal(known[name.replace(".weight", ".default.weight")], tensor.to(torch.float32)), name
     wider, _ = fit.build(replace(tiny(), width=64), world, str(lab / "llm"))
     with pytest.raises(ValueError, match="of another width"):
-        fit.start_from(wider.model.bridge, model)
+        fit.start_from(wider.model, model)
     with pytest.raises(ValueError, match=r"holds no bridge.safetensors"):
-        fit.start_from(bridge, tmp_path)
+        fit.start_from(trainee.model, tmp_path)
 
 
 def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:

@@ -18,6 +18,7 @@ from ..bridge.cache import FeatureCache, build, encoder_digest, feature_key, fil
 from ..perception.encoder import VJEPA2World
 from ..perception.video import frame_grid
 from .pretrain import train_dtype
+from .worlds.questions import YES_NO, twin
 
 Row = dict[str, Any]
 
@@ -145,6 +146,15 @@ def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[
         track=lambda steps, total: _progress(steps, total, "features"),
     )
     return cache, keys
+
+
+def with_twins(packed: Packed, grouped: list[list[Row]]) -> list[list[Row]]:
+    """The questions of each clip and, after each yes/no one, the same question the other way round."""
+    return [
+        [one for row in rows for one in ([row, twin(row, clip, rng)] if row["options"] == list(YES_NO) else [row])]
+        for clip, rows in zip(packed.clips, grouped, strict=True)
+        for rng in [np.random.default_rng([clip["seed"], 102])]
+    ]
 
 
 def questions_by_clip(packed: Packed) -> list[list[Row]]:

@@ -5,6 +5,7 @@ encoder -> feature cache -> bridge -> language model -> report
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -21,7 +22,7 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from ..bridge.cache import FeatureCache, statistics
-from ..bridge.projector import BridgeConfig, WorldProjector
+from ..bridge.projector import BridgeConfig
 from ..perception.encoder import VJEPA2World
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.calibration import abstention_threshold, fit_temperature
@@ -29,7 +30,7 @@ from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join, level, pack, video_token
 from . import checkpoint
-from .data import Row, cache_features, load_clips, questions_by_clip
+from .data import Row, cache_features, load_clips, questions_by_clip, with_twins
 from .facts import MISSING, OUTCOMES, SLOTS, WORDS, FactHeads, Targets, slot_words, word_loss
 from .pretrain import Log, differences, machine, plain, prefetched, progress_bar, train_dtype
 from .recipes import TRAINABLE, FitRecipe, Stage
@@ -51,13 +52,16 @@ class Split:
     questions: list[list[Row]]
 
     @classmethod
-    def open(cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False) -> "Split":
-        """mirror: every clip twice, the second time in a mirror."""
+    def open(
+        cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, twins: bool = False
+    ) -> "Split":
+        """mirror: every clip twice, the second time in a mirror. twins: every yes/no question both ways round."""
         packed = load_clips(data)
         views = [packed, packed.mirror()] if mirror else [packed]
         clips = [clip for view in views for clip in view.clips]
         keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
-        questions = [rows for view in views for rows in questions_by_clip(view)]
+        asked = [(view, questions_by_clip(view)) for view in views]
+        questions = [rows for view, each in asked for rows in (with_twins(view, each) if twins else each)]
         videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
         return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)
 
@@ -433,8 +437,8 @@ def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Tra
     return Trainee(model, FactHeads(recipe.width, recipe.heads)), ForetellProcessor.for_model(config, tokenizer)
 
 
-def start_from(bridge: WorldProjector, folder: Path) -> list[str]:
-    """Take over what fits of an earlier model's bridge; returns the parts that stay fresh, by name.
+def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[str]:
+    """Take over what fits of an earlier model's bridge and LoRA; returns the parts of the bridge that stay fresh.
 
     Parts of another shape stay fresh, so that the pooling can change while what reads the features is kept. Raises
     ValueError where there is no bridge, or where not even the intake of features fits.
@@ -442,11 +446,17 @@ def start_from(bridge: WorldProjector, folder: Path) -> list[str]:
     path = folder / "bridge.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder} holds no bridge.safetensors: name a model folder, such as OUT/model of a training")
-    mine, theirs = bridge.state_dict(), load_file(path)
+    mine, theirs = model.bridge.state_dict(), load_file(path)
     kept = {name: t for name, t in theirs.items() if name in mine and mine[name].shape == t.shape}
     if "seen.project.weight" not in kept:
         raise ValueError(f"{path} reads features of another encoder or is of another width: start without --init")
-    bridge.load_state_dict(kept, strict=False)
+    model.bridge.load_state_dict(kept, strict=False)
+    lora, known = folder / "lora" / "adapter_model.safetensors", model.language_model.state_dict()
+    updates = {
+        re.sub(r"\.(weight)$", r".default.\1", n): t for n, t in (load_file(lora) if lora.is_file() else {}).items()
+    }
+    if all(name in known and known[name].shape == t.shape for name, t in updates.items()):
+        model.language_model.load_state_dict(updates, strict=False)
     return sorted(mine.keys() - kept.keys())
 
 
@@ -469,13 +479,13 @@ def run(
     """
     accelerator = Accelerator()
     world = VJEPA2World.from_pretrained(encoder)
-    train = Split.open(data, world, features or out / "features", recipe.mirror)
+    train = Split.open(data, world, features or out / "features", recipe.mirror, twins=True)
     held_out = Split.open(val, world, features or out / "features")
     trainee, processor = build(recipe, world, llm)
     seen, imagined = statistics(train.cache, train.keys[:512])
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
     if init is not None:
-        start_from(trainee.model.bridge, init)
+        start_from(trainee.model, init)
     trainee.to(accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
     for name in stages or tuple(recipe.stages):

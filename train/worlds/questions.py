@@ -195,10 +195,55 @@ def _choice(rng: Rng, answer: str, others: Iterable[str], count: int) -> list[st
     return [picked[int(i)] for i in rng.permutation(len(picked))]
 
 
+def _names(clip: Row) -> dict[str, str]:
+    """Colours that an outcome's phrasings may name."""
+    return {"last": clip["objects"][-1]["colour"], "mover": clip["objects"][0]["colour"]}
+
+
+def _falling(colour: str, noun: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Phrasings of: this block falls; and of its negation."""
+    return (
+        f"Will the {colour} {noun} fall?",
+        f"Is the {colour} {noun} going to fall?",
+        f"Does the {colour} {noun} come down?",
+    ), (
+        f"Will the {colour} {noun} stay in place?",
+        f"Will the {colour} {noun} not fall?",
+        f"Does the {colour} {noun} stay up?",
+    )
+
+
+def _presence(colour: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Phrasings of: something has this colour; and of its negation."""
+    return (f"Is there a {colour} object?", f"Do you see something {colour}?", f"Is any object {colour}?"), (
+        f"Is there no {colour} object?",
+        f"Is nothing here {colour}?",
+    )
+
+
+def twin(row: Row, clip: Row, rng: Rng) -> Row:
+    """A yes/no question about the same fact the other way round: a negated one for a plain one, and back.
+
+    Side by side the two say that the answer turns with the question; apart, outcome and negation are an exclusive-or
+    that a learner meets with no first-order signal.
+    """
+    if (row["scenario"], row["type"]) in PREDICTIVE:
+        phrasings = PREDICTIVE[row["scenario"], row["type"]]
+    else:
+        colour = next(
+            colour for colour in COLOURS if colour in row["question"].split() or f"{colour}?" in row["question"]
+        )
+        noun = row["type"].removesuffix("_falls")
+        phrasings = _presence(colour) if row["type"] == "present" else _falling(colour, noun)
+    answer = YES_NO[row["answer"] == "yes"]
+    question = _pick(rng, phrasings[not row["negated"]], **_names(clip))
+    return {**row, "question": question, "answer": answer, "negated": not row["negated"]}
+
+
 def _outcome(rng: Rng, clip: Row) -> list[Row]:
     fact = clip["outcome"]["name"]
     plain, negations = PREDICTIVE[clip["scenario"], fact]
-    names = {"last": clip["objects"][-1]["colour"], "mover": clip["objects"][0]["colour"]}
+    names = _names(clip)
     return [_yes_no(rng, "predictive", fact, clip["outcome"]["value"], plain, negations, **names)]
 
 
@@ -209,16 +254,7 @@ def _blocks(rng: Rng, clip: Row) -> list[Row]:
     many = "dominoes" if noun == "domino" else "blocks"
     falls = {key.split("/")[1]: value for key, value in facts.items() if key.startswith("falls/")}
     colour = list(falls)[int(rng.integers(len(falls)))]
-    plain = (
-        f"Will the {colour} {noun} fall?",
-        f"Is the {colour} {noun} going to fall?",
-        f"Does the {colour} {noun} come down?",
-    )
-    negations = (
-        f"Will the {colour} {noun} stay in place?",
-        f"Will the {colour} {noun} not fall?",
-        f"Does the {colour} {noun} stay up?",
-    )
+    plain, negations = _falling(colour, noun)
     rows.append(_yes_no(rng, "predictive", f"{noun}_falls", falls[colour], plain, negations))
     ask = (
         f"How many {many} will still stand at the end?",
@@ -280,17 +316,8 @@ def _description(rng: Rng, clip: Row) -> list[Row]:
         c for c in COLOURS if c not in FIXED.get(clip["scenario"], ())
     ]  # a colour that is always there gives itself away
     asked = free[int(rng.integers(len(free)))]
-    plain = (f"Is there a {asked} object?", f"Do you see something {asked}?", f"Is any object {asked}?")
-    rows.append(
-        _yes_no(
-            rng,
-            "descriptive",
-            "present",
-            asked in colours,
-            plain,
-            (f"Is there no {asked} object?", f"Is nothing here {asked}?"),
-        )
-    )
+    plain, negations = _presence(asked)
+    rows.append(_yes_no(rng, "descriptive", "present", asked in colours, plain, negations))
     named = {"towers": [("top", "the top block"), ("bottom", "the bottom block")], "dominoes": []}.get(clip["scenario"])
     if named is None:
         role = {"roll": "the object on the ramp", "contain": "the falling object", "occlude": "the moving object"}.get(
