@@ -244,7 +244,8 @@ def sit_together(taker: Taker, groups: Sequence[Group], samples: Samples, worker
     Each writes a file of its own, which joins the per-sample file at the end; an exam that was stopped goes on from
     them. Raises RuntimeError where a process failed.
     """
-    parts = [samples.path.with_suffix(f".{taker.mark}-{k}") for k in range(workers if taker.shared else 1)]
+    count = workers if taker.shared else 1
+    parts = [samples.path.with_suffix(f".{taker.mark}-{k}.samples.jsonl") for k in range(count)]
     todo = unanswered(taker, groups, samples)
     if not todo:
         return

@@ -248,7 +248,7 @@ def test_two_processes_find_what_one_does(
     one = exam.run(weights, worlds, tmp_path / "one.json")["figures"]
     two = exam.run(weights, worlds, tmp_path / "two.json", workers=2)["figures"]
     assert one == two
-    assert not list(tmp_path.glob("*-0")), "what each process wrote joined the per-sample file"
+    assert len(list(tmp_path.glob("*.samples.jsonl"))) == 2, "what each process wrote joined the per-sample file"
 
 
 def test_a_failing_process_is_told(

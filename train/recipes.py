@@ -47,17 +47,17 @@ class FitRecipe:
     stages: dict[str, Stage] = field(
         default_factory=lambda: {
             "warm": Stage(steps=3600, batch=64, lr=1.2e-3, warmup=100, facts_weight=1.0),
-            "align": Stage(steps=60, batch=8, lr=0.0, out_lr=1e-3, warmup=10, questions=6),
+            "align": Stage(steps=20, batch=8, lr=0.0, out_lr=1e-3, warmup=10, questions=6),
             "tune": Stage(
-                steps=540,
-                batch=8,
-                extra=24,
+                steps=1200,
+                batch=6,
+                extra=4,
                 lr=1e-4,
                 out_lr=5e-4,
                 lora_lr=6e-4,
                 warmup=20,
                 facts_weight=1.0,
-                questions=6,
+                questions=8,
             ),
         }
     )
