@@ -181,7 +181,7 @@ def train(
     ] = None,
     features: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache; left out: OUT/features.")] = None,
     init: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on from this model's bridge, where its parts fit.")
+        Path | None, typer.Option(metavar="DIR", help="Go on from this model's bridge and LoRA, where they fit.")
     ] = None,
     settings: Set = None,
     as_json: Json = False,

@@ -1,7 +1,7 @@
 """For a process that only answers, on one machine: transformers without torch's compiler and its sharding.
 
-Import it before anything else imports transformers. Both are loaded for a few names alone, a third of the start-up of
-`foretell ask`. Sharding is looked up as if this torch had been built without it, for the life of the process. The
+Import it before anything else imports transformers. Both are loaded for a few names alone, a quarter of the start-up
+of `foretell ask`. Sharding is looked up as if this torch had been built without it, for the life of the process. The
 compiler's modules stand aside: decorators that only mean something to it leave functions as they are, and whatever else
 is wanted of it, now or later, brings the real one in.
 """

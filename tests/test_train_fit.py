@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, VJEPA2Model
 
 from foretell.perception.encoder import VJEPA2World, tiny_config
@@ -282,11 +282,34 @@ def test_training_goes_on_from_an_earlier_bridge_where_its_parts_fit(lab: Path, 
     assert lora
     for name, tensor in lora.items():
         assert torch.equal(known[name.replace(".weight", ".default.weight")], tensor.to(torch.float32)), name
+    higher, _ = fit.build(replace(tiny(), lora_rank=4), world, str(lab / "llm"))
+    assert fit.start_from(higher.model, model) == ["lora"]
     wider, _ = fit.build(replace(tiny(), width=64), world, str(lab / "llm"))
     with pytest.raises(ValueError, match="of another width"):
         fit.start_from(wider.model, model)
     with pytest.raises(ValueError, match=r"holds no bridge.safetensors"):
         fit.start_from(trainee.model, tmp_path)
+
+
+def test_words_of_an_outcome_carry_a_verdict(lab: Path, model: Path, tmp_path: Path) -> None:
+    trainee, processor = fit.build(tiny(), VJEPA2World.from_pretrained(lab / "encoder"), str(lab / "llm"))
+    llm, said = trainee.model.language_model, trainee.model.bridge.slots.words
+    alone = fit.embeddings_of(WORDS, llm, processor.tokenizer)
+    yes, no = fit.embeddings_of(("Yes", "No"), llm, processor.tokenizer)
+    carried = {word: said[place] - alone[place] for place, word in enumerate(WORDS)}
+    for word, verdict in {
+        " fall": yes,
+        " touch": yes,
+        " stand": no,
+        " hidden": no,
+        " none": no,
+        " box": 0 * no,
+    }.items():
+        torch.testing.assert_close(carried[word], verdict, msg=word)
+    earlier, before = load_file(model / "bridge.safetensors"), said.clone()
+    save_file(earlier | {"slots.words": earlier["slots.words"] + 7}, tmp_path / "bridge.safetensors")
+    assert fit.start_from(trainee.model, tmp_path) == ["lora"]
+    assert torch.equal(trainee.model.bridge.slots.words, before), "an earlier model's words were taken over"
 
 
 def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:

@@ -5,11 +5,12 @@ encoder -> feature cache -> bridge -> language model -> report
 
 import json
 import math
-import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, a
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join, level, pack, video_token
 from . import checkpoint
 from .data import Row, cache_features, load_clips, questions_by_clip, with_twins
-from .facts import MISSING, OUTCOMES, SLOTS, WORDS, FactHeads, Targets, slot_words, word_loss
+from .facts import MISSING, OUTCOMES, SLOTS, VERDICTS, WORDS, FactHeads, Targets, slot_words, word_loss
 from .pretrain import Log, differences, machine, plain, prefetched, progress_bar, train_dtype
 from .recipes import TRAINABLE, FitRecipe, Stage
 
@@ -430,7 +431,10 @@ def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Tra
         attn_implementation=language_model.config._attn_implementation,  # type: ignore[call-arg]
     )
     model = ForetellForConditionalGeneration(config, encoder.model, language_model)
-    model.bridge.slots.learn(*(embeddings_of(texts, language_model, tokenizer) for texts in (WORDS, SLOTS)))
+    embedded = partial(embeddings_of, llm=language_model, tokenizer=tokenizer)
+    words = embedded(WORDS)
+    words[[WORDS.index(word) for word in VERDICTS]] += embedded(VERDICTS.values())
+    model.bridge.slots.learn(words, embedded(SLOTS))
     nn.Module.to(language_model, train_dtype())  # frozen; the LoRA on it stays in fp32
     if recipe.lora_rank:
         add_lora(model, recipe.lora_rank, recipe.lora_alpha)
@@ -438,26 +442,28 @@ def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Tra
 
 
 def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[str]:
-    """Take over what fits of an earlier model's bridge and LoRA; returns the parts of the bridge that stay fresh.
+    """Take over what fits of an earlier model's bridge and LoRA; returns what stays fresh: parts of the bridge, "lora".
 
-    Parts of another shape stay fresh, so that the pooling can change while what reads the features is kept. Raises
-    ValueError where there is no bridge, or where not even the intake of features fits.
+    Parts of another shape stay fresh, so that the pooling can change while what reads the features is kept. The slots'
+    words are the language model's own and are never taken over. Raises ValueError where there is no bridge, or where
+    not even the intake of features fits.
     """
     path = folder / "bridge.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder} holds no bridge.safetensors: name a model folder, such as OUT/model of a training")
     mine, theirs = model.bridge.state_dict(), load_file(path)
+    mine.pop("slots.words", None)
     kept = {name: t for name, t in theirs.items() if name in mine and mine[name].shape == t.shape}
     if "seen.project.weight" not in kept:
         raise ValueError(f"{path} reads features of another encoder or is of another width: start without --init")
     model.bridge.load_state_dict(kept, strict=False)
     lora, known = folder / "lora" / "adapter_model.safetensors", model.language_model.state_dict()
-    updates = {
-        re.sub(r"\.(weight)$", r".default.\1", n): t for n, t in (load_file(lora) if lora.is_file() else {}).items()
-    }
-    if all(name in known and known[name].shape == t.shape for name, t in updates.items()):
+    saved = load_file(lora) if lora.is_file() else {}
+    updates = {f"{name.removesuffix('.weight')}.default.weight": t for name, t in saved.items()}
+    fits = bool(updates) and all(name in known and known[name].shape == t.shape for name, t in updates.items())
+    if fits:
         model.language_model.load_state_dict(updates, strict=False)
-    return sorted(mine.keys() - kept.keys())
+    return sorted(mine.keys() - kept.keys()) + ([] if fits else ["lora"])
 
 
 def run(
@@ -474,7 +480,7 @@ def run(
     """Train a bridge and a LoRA on a worlds folder; returns `out/model`, a folder that `ask --model` takes.
 
     encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model folder
-    whose bridge to go on from, where it fits. Resumes by itself.
+    whose bridge and LoRA to go on from, where they fit; what does not fit is told on stderr. Resumes by itself.
     Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
     """
     accelerator = Accelerator()
@@ -484,8 +490,8 @@ def run(
     trainee, processor = build(recipe, world, llm)
     seen, imagined = statistics(train.cache, train.keys[:512])
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
-    if init is not None:
-        start_from(trainee.model, init)
+    if init is not None and (fresh := start_from(trainee.model, init)):
+        print(f"not in {init}, or of another shape there, so starting afresh: {', '.join(fresh)}", file=sys.stderr)
     trainee.to(accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
     for name in stages or tuple(recipe.stages):
@@ -519,7 +525,7 @@ def report(job: Run, before: dict[str, Any]) -> Path:
         "train_clips": len(set(job.train.videos)),
         "machine": machine(),
         "recipe": asdict(job.recipe),
+        "wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()},
     }
-    facts |= {"wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()}}
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     return folder

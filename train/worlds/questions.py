@@ -1,5 +1,6 @@
 """Questions with exact answers, in several phrasings, from a clip's facts; balanced by dropping, not by relabelling."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -230,9 +231,7 @@ def twin(row: Row, clip: Row, rng: Rng) -> Row:
     if (row["scenario"], row["type"]) in PREDICTIVE:
         phrasings = PREDICTIVE[row["scenario"], row["type"]]
     else:
-        colour = next(
-            colour for colour in COLOURS if colour in row["question"].split() or f"{colour}?" in row["question"]
-        )
+        colour = next(colour for colour in COLOURS if re.search(rf"\b{colour}\b", row["question"]))
         noun = row["type"].removesuffix("_falls")
         phrasings = _presence(colour) if row["type"] == "present" else _falling(colour, noun)
     answer = YES_NO[row["answer"] == "yes"]
