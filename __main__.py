@@ -64,11 +64,11 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer one question about a video: the answer, the odds of each option, and how sure the model is."""
-    from .reasoner import alone  # noqa: F401  # first: a third of the start-up otherwise
+    from .reasoner import alone  # noqa: F401  # first: it makes the start-up shorter
     from .reasoner import answer as room
 
     with _working("loading the model"):
-        foretell = room.Foretell.load(model, llm, load_in_4bit)
+        foretell = room.Foretell.load(model, llm, load_in_4bit, lora="beside")
     with _working("reading the video"):
         clip = foretell.read(video, until)
     if as_json or options is not None:
@@ -94,7 +94,7 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Answer a file of questions. Run again, it asks only what is missing or failed. Exit status 1 when some failed."""
-    from .reasoner import alone  # noqa: F401  # first: a third of the start-up otherwise
+    from .reasoner import alone  # noqa: F401  # first: it makes the start-up shorter
     from .reasoner.answer import Foretell
     from .reasoner.batch import answer_file
 

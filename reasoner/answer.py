@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..perception.video import Clip, read_clip
 from .llm import load_tokenizer
-from .model import ForetellForConditionalGeneration, load
+from .model import ForetellForConditionalGeneration, Lora, load
 from .processing import ForetellProcessor, Pack, collate, pack
 
 NANO = Path(__file__).parent / "nano"
@@ -112,13 +112,15 @@ class Foretell:
         llm: str | None = None,
         load_in_4bit: bool = False,
         dtype: torch.dtype | None = None,
+        lora: Lora = "folded",
     ) -> "Foretell":
         """The embedded model (None), or a folder or hub id; `llm` names another language model than the folder does.
 
-        dtype: what encoder and language model compute in (None: float32 for the embedded language model).
+        dtype: what encoder and language model compute in (None: float32 for the embedded language model). lora:
+        "folded" for many answers, "beside" for the first one soon.
         """
         folder = source or NANO
-        model = load(folder, llm, load_in_4bit, dtype)
+        model = load(folder, llm, load_in_4bit, dtype, lora)
         if torch.cuda.is_available():
             model.to("cuda")  # type: ignore[arg-type]  # transformers wraps Module.to without its signature
         if (Path(folder) / "bridge.safetensors").is_file():

@@ -6,8 +6,9 @@ from . import lean  # noqa: F401  # before anything else imports transformers
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -25,6 +26,10 @@ from ..bridge.projector import BridgeConfig, WorldProjector
 from ..perception.encoder import tapped
 from ..perception.predictor import imagine
 from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet
+
+Lora = Literal["folded", "beside", "trainable"]
+"""How a LoRA is put on a language model: folded into its weights (fastest answers), beside them (soonest first answer:
+folding copies weights that are otherwise mapped from disk), or as peft's, to be trained on."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -226,6 +231,8 @@ class ForetellForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The whole model, language model included. Raises ValueError while a LoRA is still apart."""
         if hasattr(self.language_model, "peft_config"):
             raise ValueError("the LoRA is still apart: keep it so with save_parts, or fold it in with merge_lora first")
+        if any(isinstance(module, Beside) for module in self.modules()):
+            raise ValueError('the LoRA lies beside the weights: load the model with lora="folded" to save it whole')
         super().save_pretrained(*args, **kwargs)
 
 
@@ -295,12 +302,12 @@ def load(
     llm: str | None = None,
     load_in_4bit: bool = False,
     dtype: torch.dtype | None = None,
-    merge: bool = True,
+    lora: Lora = "folded",
 ) -> ForetellForConditionalGeneration:
     """A model from a folder of parts (save_parts), or from an ordinary save_pretrained folder or hub id.
 
     llm: hub id or folder of the language model, where it is not the one that the folder names.
-    merge: fold the LoRA into the weights (fastest answers); False keeps it apart and trainable.
+    lora: how the LoRA of a folder of parts is put on; on 4-bit weights a folded one stays beside them.
     Raises ValueError where there is no model, or the language model is not as wide as the bridge was trained for.
     """
     folder = Path(source)
@@ -308,12 +315,12 @@ def load(
         raise ValueError(f"{source}: no model there (no config.json): name a model folder or a hub id like owner/name")
     with quiet():
         if (folder / "bridge.safetensors").is_file():
-            return _load_parts(folder, llm, load_in_4bit, dtype, merge)
+            return _load_parts(folder, llm, load_in_4bit, dtype, lora)
         return _load_whole(str(source), load_in_4bit, dtype)
 
 
 def _load_parts(
-    folder: Path, llm: str | None, load_in_4bit: bool, dtype: torch.dtype | None, merge: bool
+    folder: Path, llm: str | None, load_in_4bit: bool, dtype: torch.dtype | None, lora: Lora
 ) -> ForetellForConditionalGeneration:
     config = ForetellConfig.from_pretrained(folder)
     config.llm = llm = llm or config.llm
@@ -325,7 +332,7 @@ def _load_parts(
     model.bridge.load_state_dict(load_file(folder / "bridge.safetensors"))
     model.bridge.to(language_model.device)
     if (folder / "lora").is_dir():
-        _load_lora(model, folder / "lora", merge and not load_in_4bit)
+        _load_lora(model, folder / "lora", "beside" if load_in_4bit and lora == "folded" else lora)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -349,23 +356,51 @@ def _check_width(config: ForetellConfig, language_model: PreTrainedModel, llm: s
         )
 
 
-def _load_lora(model: ForetellForConditionalGeneration, folder: Path, merge: bool) -> None:
-    if merge:
-        merge_from_folder(model.language_model, folder)
-        return
-    from peft import PeftModel
+def _load_lora(model: ForetellForConditionalGeneration, folder: Path, lora: Lora) -> None:
+    if lora == "folded":
+        fold_lora(model.language_model, folder)
+    elif lora == "beside":
+        hang_lora(model.language_model, folder)
+    else:
+        from peft import PeftModel
 
-    model.language_model = PeftModel.from_pretrained(model.language_model, str(folder), is_trainable=True)
+        model.language_model = PeftModel.from_pretrained(model.language_model, str(folder), is_trainable=True)
 
 
-@torch.no_grad()
-def merge_from_folder(language_model: PreTrainedModel, folder: Path) -> None:
-    """W += alpha/r * B A for every pair of a peft folder: what peft's merge does, without seconds of importing it."""
+def lora_pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Of each module in a peft folder: its name, B [out, r] times alpha/r, A [r, in]."""
     config = json.loads((folder / "adapter_config.json").read_text())
     weights = load_file(folder / "adapter_model.safetensors")
     scale = config["lora_alpha"] / config["r"]
     for name in (key for key in weights if key.endswith(".lora_A.weight")):
         module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        yield module, weights[name.replace(".lora_A.", ".lora_B.")].float() * scale, weights[name].float()
+
+
+@torch.no_grad()
+def fold_lora(language_model: PreTrainedModel, folder: Path) -> None:
+    """W += alpha/r * B A for every pair of a peft folder: what peft's merge does, without seconds of importing it."""
+    for module, up, down in lora_pairs(folder):
         weight = language_model.get_parameter(f"{module}.weight")
-        up, down = weights[name.replace(".lora_A.", ".lora_B.")], weights[name]
-        weight.addmm_(up.to(weight), down.to(weight), alpha=scale)  # [out, in] += [out, r] @ [r, in]
+        weight.addmm_(up.to(weight), down.to(weight))  # [out, in] += [out, r] @ [r, in]
+
+
+class Beside(nn.Module):
+    """Part of a linear and forward hook on it: y + B A x. up [out, r], down [r, in]; they are in no state_dict."""
+
+    def __init__(self, up: Tensor, down: Tensor) -> None:
+        super().__init__()
+        self.up, self.down = nn.Buffer(up, persistent=False), nn.Buffer(down, persistent=False)
+
+    def forward(self, linear: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output + (inputs[0].to(self.down) @ self.down.T @ self.up.T).to(output)
+
+
+def hang_lora(language_model: PreTrainedModel, folder: Path) -> None:
+    """The answers of `fold_lora` with the weights left as they are."""
+    dtype = language_model.dtype
+    for module, up, down in lora_pairs(folder):
+        linear = language_model.get_submodule(module)
+        device = language_model.get_parameter(f"{module}.weight").device
+        linear.beside = Beside(up.to(device, dtype), down.to(device, dtype))
+        linear.register_forward_hook(linear.beside)

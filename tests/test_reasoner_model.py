@@ -25,6 +25,7 @@ from foretell.reasoner.llm import embedded_llm, find_gguf, keep_trainable, load_
 from foretell.reasoner.model import (
     ForetellConfig,
     ForetellForConditionalGeneration,
+    Lora,
     add_lora,
     load,
     merge_lora,
@@ -220,16 +221,28 @@ def test_a_training_step_moves_bridge_and_lora_and_nothing_else(model: Any, proc
     assert all(name.startswith("bridge.") or ".lora_" in name for name in moved)
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_parts_give_back_the_model(model: Any, processor: ForetellProcessor, tmp_path: Path, merge: bool) -> None:
+@pytest.mark.parametrize("lora", ["folded", "beside", "trainable"])
+def test_parts_give_back_the_model(model: Any, processor: ForetellProcessor, tmp_path: Path, lora: Lora) -> None:
     model.language_model.save_pretrained(tmp_path / "llm")
     randomise_lora(add_lora(model, rank=4))
     save_parts(model, tmp_path / "parts")
     inputs = chat(processor, "Will it fall?")
-    twin = load(tmp_path / "parts", llm=str(tmp_path / "llm"), merge=merge, dtype=torch.float32)
-    assert hasattr(twin.language_model, "peft_config") is not merge
+    twin = load(tmp_path / "parts", llm=str(tmp_path / "llm"), lora=lora, dtype=torch.float32)
+    assert hasattr(twin.language_model, "peft_config") is (lora == "trainable")
     with torch.no_grad():
         torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
+
+
+def test_a_lora_beside_the_weights_is_never_lost_in_silence(model: Any, tmp_path: Path) -> None:
+    model.language_model.save_pretrained(tmp_path / "llm")
+    known = set(model.state_dict())
+    randomise_lora(add_lora(model, rank=4))
+    save_parts(model, tmp_path / "parts")
+    twin = load(tmp_path / "parts", llm=str(tmp_path / "llm"), lora="beside")
+    assert set(twin.state_dict()) == known
+    assert twin.double().language_model.model.layers[0].mlp.up_proj.beside.up.dtype == torch.float64
+    with pytest.raises(ValueError, match=r'load the model with lora="folded"'):
+        twin.save_pretrained(tmp_path / "whole")
 
 
 def test_parts_hold_neither_the_language_model_nor_a_path(model: Any, tmp_path: Path) -> None:
