@@ -156,9 +156,15 @@ class Slots(nn.Module):
         scores: Tensor = self.chances(self.norm(pooled)).float()
         return scores.masked_fill(~self.allowed, -torch.inf)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """[B, S, width] -> token embeddings [B, S, llm_width]."""
+    def forward(self, pooled: Tensor, told: Tensor | None = None) -> Tensor:
+        """[B, S, width] -> token embeddings [B, S, llm_width].
+
+        told: places in `words` that are said whatever the slots think, int64 [B, S], below 0 for none.
+        """
         chances = self.logits(pooled).softmax(-1).to(self.names.dtype)
+        if told is not None:
+            sure = nn.functional.one_hot(told.clamp_min(0), len(self.words)).to(chances.dtype)
+            chances = torch.where(told[..., None] >= 0, sure, chances)
         said: Tensor = chances @ self.words.to(chances.dtype) + self.names
         return said
 
@@ -227,11 +233,11 @@ class WorldProjector(nn.Module):
         """Logits of the words that the slots say: [B, K, width] -> float32 [B, S, W]."""
         return self.slots.logits(pooled[:, : len(self.config.slots)])
 
-    def embed(self, pooled: Tensor) -> Tensor:
-        """[B, K, width] -> token embeddings of the language model's scale [B, K, llm_width]."""
+    def embed(self, pooled: Tensor, told: Tensor | None = None) -> Tensor:
+        """[B, K, width] -> token embeddings of the language model's scale [B, K, llm_width]; told: as in Slots."""
         count = len(self.config.slots)
         free: Tensor = self.out_norm(self.out(pooled[:, count:])) * self.config.token_scale
-        return torch.cat([self.slots(pooled[:, :count]).to(free.dtype), free], dim=1) if count else free
+        return torch.cat([self.slots(pooled[:, :count], told).to(free.dtype), free], dim=1) if count else free
 
     def foveate(self, tokens: Tensor) -> Tensor:
         """Blur what is older than the sharp tubelets, codes included: [B, N, D] -> [B, fewer, D]."""

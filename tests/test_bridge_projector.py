@@ -111,6 +111,16 @@ def test_a_slot_that_is_sure_becomes_its_word_beside_its_name() -> None:
     assert torch.allclose(tokens[:, 1], bridge.slots.words[4] + bridge.slots.names[1], atol=1e-5)
 
 
+def test_a_slot_says_what_it_is_told_and_nothing_is_told_below_zero() -> None:
+    bridge, (seen, _) = speaking(), features()
+    pooled = bridge.read(seen)
+    own, told = bridge.embed(pooled), bridge.embed(pooled, torch.tensor([[1, -100], [-100, 2], [-100, -100]]))
+    assert torch.allclose(told[0, 0], bridge.slots.words[1] + bridge.slots.names[0], atol=1e-6)
+    assert torch.allclose(told[1, 1], bridge.slots.words[2] + bridge.slots.names[1], atol=1e-6)
+    changed = (own != told).any(-1)  # [B, K]
+    assert changed[:, :2].tolist() == [[True, False], [False, True], [False, False]] and not changed[:, 2:].any()
+
+
 def test_what_the_language_model_reads_reaches_the_slots_chances() -> None:
     bridge, (seen, _) = speaking(), features()
     bridge(seen)[:, 0].square().sum().backward()

@@ -150,6 +150,19 @@ def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monke
     assert found[2] == pytest.approx(found[1], rel=1e-5) and found[5] == pytest.approx(found[1], rel=1e-5)
 
 
+def test_a_share_of_the_clips_is_told_what_is_true(lab: Path) -> None:
+    split = fit.Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
+    _, processor = fit.build(tiny(), VJEPA2World.from_pretrained(lab / "encoder"), str(lab / "llm"))
+    shares = {}
+    for share in (0.0, 0.5, 1.0):
+        stage = replace(tiny().stages["tune"], batch=16, told=share)
+        batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
+        told, words = batch["told"], batch["words"][: batch["asked"]]
+        assert ((told == words) | (told == MISSING)).all()
+        shares[share] = (told != MISSING).any(1).float().mean().item()
+    assert shares[0.0] == 0 and shares[1.0] == 1 and 0.2 < shares[0.5] < 0.8
+
+
 def test_another_recipe_does_not_resume_a_run(lab: Path, model: Path) -> None:
     with pytest.raises(ValueError, match=r"another recipe .*seed 0 -> 1"):
         train(lab, lab / "run", replace(tiny(), seed=1))
@@ -217,7 +230,7 @@ def test_a_mirror_exchanges_left_and_right_and_nothing_else(lab: Path) -> None:
 def test_every_yes_no_question_has_a_twin_the_other_way_round(lab: Path) -> None:
     packed = load_clips(lab / "data")
     plain, seen = questions_by_clip(packed), set()
-    for rows, doubled in zip(plain, with_twins(packed, plain), strict=True):
+    for rows, doubled in zip(plain, with_twins(packed, plain, more=1), strict=True):
         assert [row for row in doubled if row in rows] == rows
         closed = [row for row in rows if row["options"] == ["yes", "no"]]
         twins = [row for row in doubled if row not in rows]
@@ -230,6 +243,14 @@ def test_every_yes_no_question_has_a_twin_the_other_way_round(lab: Path) -> None
             )
             seen.add(row["type"])
     assert seen >= {"falls", "present"}
+
+
+def test_a_fact_is_asked_several_times_half_of_them_the_other_way_round(lab: Path) -> None:
+    packed = load_clips(lab / "data")
+    (fact,) = [row for row in questions_by_clip(packed)[0] if row["type"] == packed.clips[0]["outcome"]["name"]]
+    family = with_twins(packed, [[fact]] + [[]] * (len(packed.clips) - 1))[0]
+    assert family[0] == fact and [row["negated"] == fact["negated"] for row in family] == [True, False, True, False]
+    assert all((row["answer"] == fact["answer"]) == (row["negated"] == fact["negated"]) for row in family)
 
 
 def test_a_mirrored_clip_has_features_of_its_own(lab: Path) -> None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,18 @@ def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[
     return cache, keys
 
 
-def with_twins(packed: Packed, grouped: list[list[Row]]) -> list[list[Row]]:
-    """The questions of each clip and, after each yes/no one, the same question the other way round."""
+def with_twins(packed: Packed, grouped: list[list[Row]], more: int = 3) -> list[list[Row]]:
+    """The questions of each clip and, after each yes/no one, `more` about the same fact, in turn the other way round
+    and as before, each in a phrasing drawn anew."""
     return [
-        [one for row in rows for one in ([row, twin(row, clip, rng)] if row["options"] == list(YES_NO) else [row])]
+        [one for row in rows for one in _family(row, clip, more if row["options"] == list(YES_NO) else 0)]
         for clip, rows in zip(packed.clips, grouped, strict=True)
-        for rng in [np.random.default_rng([clip["seed"], 102])]
     ]
+
+
+def _family(row: Row, clip: Row, more: int) -> list[Row]:
+    rng = np.random.default_rng([clip["seed"], 102])
+    return list(accumulate(range(more), lambda last, _: twin(last, clip, rng), initial=row))
 
 
 def questions_by_clip(packed: Packed) -> list[list[Row]]:

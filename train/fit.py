@@ -111,7 +111,7 @@ class Trainee(nn.Module):
         loss = stage.facts_weight * (parts["words"] + 0.3 * parts["measures"] + parts["places"])
         if "packs" in batch:
             asked = pooled[: batch["asked"]]  # the rest is for words and heads alone
-            parts["answers"] = self.answers(batch, self.model.bridge.embed(asked))
+            parts["answers"] = self.answers(batch, self.model.bridge.embed(asked, batch["told"]))
             loss = loss + parts["answers"]
         return {"loss": loss, **parts}
 
@@ -159,9 +159,8 @@ class Prompts:
 
 
 def draw_questions(rng: np.random.Generator, rows: list[Row], most: int) -> list[Row]:
-    """At most so many questions of a clip, predictive ones first."""
-    order = [rows[int(i)] for i in rng.permutation(len(rows))]
-    return sorted(order, key=lambda row: row["kind"] != "predictive")[:most]
+    """At most so many questions of a clip, in any order."""
+    return [rows[int(i)] for i in rng.permutation(len(rows))[:most]]
 
 
 def draw_batch(
@@ -172,6 +171,7 @@ def draw_batch(
     usable = np.flatnonzero([bool(rows) for rows in split.questions]) if stage.questions else np.arange(len(split.keys))
     asked = rng.choice(usable, stage.batch, replace=False)[rank::ranks]
     extra = rng.choice(len(split.keys), stage.extra, replace=False)[rank::ranks]
+    told = asked[rng.random(len(asked)) < stage.told]
     packs: list[Pack] = []
     if stage.questions:
         each = [prompts.pack(draw_questions(rng, split.questions[row], stage.questions)) for row in asked]
@@ -182,7 +182,10 @@ def draw_batch(
     features, imagined = split.cache.rows([split.keys[row] for row in rows])
     batch: Batch = {"features": features, "imagined": imagined if recipe.imagined_tokens else None}
     batch |= split.targets.batch(rows)
-    return batch | ({"asked": len(asked), "packs": packs, **collate(packs, torch.float32)} if packs else {})
+    if packs:
+        batch |= {"asked": len(asked), "packs": packs, **collate(packs, torch.float32)}
+        batch["told"] = batch["words"][: len(asked)].where(torch.from_numpy(np.isin(asked, told))[:, None], MISSING)
+    return batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -20,7 +20,8 @@ class Stage:
     """One stage of training: steps of `batch` clips each; lr of bridge and heads, out_lr of the bridge's MLP, lora_lr.
 
     facts_weight: how much the slots' words and the direct heads count beside the language model's loss; questions: at
-    most so many a clip; extra: so many clips more a step, for words and heads alone.
+    most so many a clip; extra: so many clips more a step, for words and heads alone; told: the share of clips whose
+    slots say what is true instead of what the bridge sees, so that reading is learned apart from seeing.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class Stage:
     facts_weight: float = 0.0
     questions: int = 0
     extra: int = 0
+    told: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class FitRecipe:
                 lora_lr=6e-4,
                 warmup=20,
                 facts_weight=1.0,
-                questions=8,
+                questions=10,
+                told=0.5,
             ),
         }
     )
@@ -94,7 +97,16 @@ def tiny() -> FitRecipe:
         "warm": Stage(steps=4, batch=4, lr=1e-3, warmup=1, facts_weight=1.0),
         "align": Stage(steps=2, batch=2, lr=0.0, out_lr=1e-3, warmup=1, questions=3),
         "tune": Stage(
-            steps=2, batch=2, extra=2, lr=1e-3, out_lr=1e-3, lora_lr=1e-3, warmup=1, facts_weight=0.3, questions=3
+            steps=2,
+            batch=2,
+            extra=2,
+            lr=1e-3,
+            out_lr=1e-3,
+            lora_lr=1e-3,
+            warmup=1,
+            facts_weight=0.3,
+            questions=3,
+            told=0.5,
         ),
     }
     return FitRecipe(
