@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, VJEPA2Model
 from foretell.perception.encoder import VJEPA2World, tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
-from foretell.train.data import load_clips, questions_by_clip, with_twins
+from foretell.train.data import Split, load_clips, questions_by_clip, with_twins
 from foretell.train.facts import (
     MISSING,
     SLOTS,
@@ -120,7 +120,7 @@ def test_the_language_model_keeps_its_attention(lab: Path, model: Path) -> None:
 def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 copies of fp32 masters: near to fp32, and the masters stay fp32."""
     world = VJEPA2World.from_pretrained(lab / "encoder")
-    split = fit.Split.open(lab / "data", world, lab / "features")
+    split = Split.open(lab / "data", world, lab / "features")
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(fit, "train_dtype", lambda: dtype)  # noqa: B023
@@ -137,7 +137,7 @@ def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pyte
 
 def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = VJEPA2World.from_pretrained(lab / "encoder")
-    split = fit.Split.open(lab / "data", world, lab / "features")
+    split = Split.open(lab / "data", world, lab / "features")
     monkeypatch.setattr(fit, "train_dtype", lambda: torch.float32)
     trainee, processor = fit.build(tiny(), world, str(lab / "llm"))
     stage = replace(tiny().stages["tune"], batch=5, extra=0)
@@ -151,7 +151,7 @@ def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monke
 
 
 def test_a_share_of_the_clips_is_told_what_is_true(lab: Path) -> None:
-    split = fit.Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
+    split = Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
     _, processor = fit.build(tiny(), VJEPA2World.from_pretrained(lab / "encoder"), str(lab / "llm"))
     shares = {}
     for share in (0.0, 0.5, 1.0):
@@ -255,7 +255,7 @@ def test_a_fact_is_asked_several_times_half_of_them_the_other_way_round(lab: Pat
 
 def test_a_mirrored_clip_has_features_of_its_own(lab: Path) -> None:
     world = VJEPA2World.from_pretrained(lab / "encoder")
-    split = fit.Split.open(lab / "data", world, lab / "features", mirror=True)
+    split = Split.open(lab / "data", world, lab / "features", mirror=True)
     (one, image), _ = split.cache.rows([split.keys[0], split.keys[24]])
     frames = torch.from_numpy(load_clips(lab / "data").mirror().shown(0, 0.0, world.rate, world.frames).copy())
     assert len(split.keys) == len(set(split.keys)) == 48 and split.videos[0] == split.videos[24]

@@ -18,6 +18,7 @@ from torch import nn
 from ..bridge.cache import FeatureCache, build, encoder_digest, feature_key, file_digest
 from ..perception.encoder import VJEPA2World
 from ..perception.video import frame_grid
+from .facts import Targets
 from .pretrain import train_dtype
 from .worlds.questions import YES_NO, twin
 
@@ -171,3 +172,29 @@ def questions_by_clip(packed: Packed) -> list[list[Row]]:
             raise ValueError(f"question {question['id']} names {question['video']}, which clips.jsonl does not")
         grouped[packed.index[question["video"]]].append(mirrored_question(question) if packed.mirrored else question)
     return [grouped[row] for row in range(len(packed.clips))]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One worlds folder ready for training: features by key, what the bridge should know, questions; clip by clip."""
+
+    videos: list[str]
+    scenarios: list[str]
+    cache: FeatureCache
+    keys: list[str]
+    targets: Targets
+    questions: list[list[Row]]
+
+    @classmethod
+    def open(
+        cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, twins: bool = False
+    ) -> "Split":
+        """mirror: every clip twice, the second time in a mirror. twins: every yes/no question both ways round."""
+        packed = load_clips(data)
+        views = [packed, packed.mirror()] if mirror else [packed]
+        clips = [clip for view in views for clip in view.clips]
+        keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
+        asked = [(view, questions_by_clip(view)) for view in views]
+        questions = [rows for view, each in asked for rows in (with_twins(view, each) if twins else each)]
+        videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
+        return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)

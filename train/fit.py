@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,49 +22,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from ..bridge.cache import FeatureCache, statistics
+from ..bridge.cache import statistics
 from ..bridge.projector import BridgeConfig
 from ..perception.encoder import VJEPA2World
 from ..reasoner.answer import Foretell, answer_text
-from ..reasoner.calibration import abstention_threshold, fit_temperature
 from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join, level, pack, video_token
 from . import checkpoint
-from .data import Row, cache_features, load_clips, questions_by_clip, with_twins
-from .facts import MISSING, OUTCOMES, SLOTS, VERDICTS, WORDS, FactHeads, Targets, slot_words, word_loss
+from .checks import calibrate, check_answers, check_words
+from .data import Row, Split
+from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, slot_words, word_loss
 from .pretrain import Log, differences, machine, plain, prefetched, progress_bar, train_dtype
 from .recipes import TRAINABLE, FitRecipe, Stage
 
 Batch = dict[str, Any]
 TOGETHER = 2
 """Clips in one row of the language model: less padding and fewer needless logits, for a little more attention."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One worlds folder ready for training: features by key, what the bridge should know, questions; clip by clip."""
-
-    videos: list[str]
-    scenarios: list[str]
-    cache: FeatureCache
-    keys: list[str]
-    targets: Targets
-    questions: list[list[Row]]
-
-    @classmethod
-    def open(
-        cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, twins: bool = False
-    ) -> "Split":
-        """mirror: every clip twice, the second time in a mirror. twins: every yes/no question both ways round."""
-        packed = load_clips(data)
-        views = [packed, packed.mirror()] if mirror else [packed]
-        clips = [clip for view in views for clip in view.clips]
-        keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
-        asked = [(view, questions_by_clip(view)) for view in views]
-        questions = [rows for view, each in asked for rows in (with_twins(view, each) if twins else each)]
-        videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
-        return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)
 
 
 def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> BridgeConfig:
@@ -249,60 +223,6 @@ def compute(module: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
     return parts
 
 
-@torch.no_grad()
-def check_words(trainee: Trainee, split: Split, recipe: FitRecipe, device: torch.device) -> dict[str, float]:
-    """Validation of the slots: balanced accuracy of each scenario's outcome, accuracy of all words, of each slot's."""
-    trainee.eval()
-    said = []
-    for start in range(0, len(split.keys), 64):
-        features, imagined = split.cache.rows(split.keys[start : start + 64])
-        pooled = trainee.model.bridge.read(features.to(device), imagined.to(device) if recipe.imagined_tokens else None)
-        said.append(trainee.model.bridge.said(pooled).cpu())
-    trainee.train()
-    logits, words = torch.cat(said), split.targets.words  # [N, S, W], [N, S]
-    right, known = logits.argmax(-1) == words, words != MISSING
-    scores = {"val_words": float(right[known].float().mean())}
-    scores |= {f"val_slot/{slot}": float(right[known[:, s], s].float().mean()) for s, slot in enumerate(SLOTS)}
-    place = list(SLOTS).index("outcome")
-    for scenario, pair in OUTCOMES.items():
-        false, true = (WORDS.index(word) for word in pair)
-        mine = torch.tensor([name == scenario for name in split.scenarios])
-        guess, truth = logits[mine, place, true] > logits[mine, place, false], words[mine, place] == true
-        scores[f"val_{scenario}"] = float(
-            torch.stack([(guess == truth)[truth == t].float().mean() for t in (False, True)]).mean()
-        )
-    return scores
-
-
-@torch.no_grad()
-def check_answers(
-    trainee: Trainee, split: Split, processor: ForetellProcessor, recipe: FitRecipe, clips: int = 96
-) -> dict[str, float]:
-    """Validation through the language model on the first clips: accuracy by kind, of predictions by type."""
-    trainee.eval()
-    right: dict[str, list[bool]] = {}
-    for row, score in score_rows(Foretell(trainee.model, processor), split, recipe, split.questions[:clips]):
-        hit = row["options"][int(np.argmax(score))] == row["answer"]
-        for name in (row["kind"], *((f"{row['scenario']}_{row['type']}",) if row["kind"] == "predictive" else ())):
-            right.setdefault(f"val_{name}", []).append(hit)
-    trainee.train()
-    return {name: float(np.mean(values)) for name, values in right.items()}
-
-
-def score_rows(
-    model: Foretell, split: Split, recipe: FitRecipe, questions: list[list[Row]], together: int = 8
-) -> Iterator[tuple[Row, list[float]]]:
-    """Questions with options, given by clip (row of the split), each with the score of each of its options."""
-    asked = [n for n, rows in enumerate(questions) if rows]
-    for start in range(0, len(asked), together):
-        rows = asked[start : start + together]
-        features, imagined = (part.to(model.model.device) for part in split.cache.rows([split.keys[n] for n in rows]))
-        prompts = [[model.ask(q["question"], q["options"]) for q in questions[n]] for n in rows]
-        scores = model.score(prompts, features, imagined if recipe.imagined_tokens else None)
-        for n, clip in zip(rows, scores, strict=True):
-            yield from zip(questions[n], clip, strict=True)
-
-
 @dataclass
 class Run:
     """One training run: what it trains, on what, and where it writes."""
@@ -364,9 +284,11 @@ class Run:
         last = done == stage.steps
         seen: dict[str, float] = {}
         if done % self.recipe.check_every == 0 or last:
-            seen = check_words(self.trainee, self.val, self.recipe, self.accelerator.device)
+            self.trainee.eval()
+            seen = check_words(self.trainee.model, self.val)
             if stage.questions:
-                seen |= check_answers(self.trainee, self.val, self.processor, self.recipe)
+                seen |= check_answers(Foretell(self.trainee.model, self.processor), self.val)
+            self.trainee.train()
         if self.accelerator.is_main_process and (seen or done % self.recipe.log_every == 0):
             log.write(done, values | seen | {"lr": schedule.get_last_lr()[0]})
         if self.accelerator.is_main_process and (done % self.recipe.save_every == 0 or last):
@@ -404,18 +326,6 @@ def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """The part of a recipe that decides one stage; what only later stages use may be changed after it."""
     later = () if "lora" in TRAINABLE[stage] else ("lora_rank", "lora_alpha")
     return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in later}
-
-
-def calibrate(model: Foretell, split: Split, recipe: FitRecipe, clips: int) -> dict[str, float]:
-    """Temperature and abstention threshold (80% of the answers given are right) on yes/no questions of validation."""
-    closed = [[row for row in rows if row["options"] == ["yes", "no"]] for rows in split.questions[:clips]]
-    scored = list(score_rows(model, split, recipe, closed))
-    scores = np.array([score for _, score in scored])  # [N, 2]
-    truth = [row["options"].index(row["answer"]) for row, _ in scored]
-    temperature = fit_temperature(list(scores), truth)
-    odds = torch.tensor(scores / temperature).softmax(-1).numpy()
-    threshold = abstention_threshold(odds.max(-1), odds.argmax(-1) == np.array(truth))
-    return {"temperature": round(temperature, 4), "threshold": round(threshold, 4)}
 
 
 def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Trainee, ForetellProcessor]:
@@ -522,7 +432,7 @@ def report(job: Run, before: dict[str, Any]) -> Path:
     folder, trainee = job.out / "model", job.trainee
     trainee.eval()
     save_parts(trainee.model, folder, dtype=torch.float16)
-    fitted = calibrate(Foretell(load(folder), job.processor), job.val, job.recipe, clips=400)
+    fitted = calibrate(Foretell(load(folder), job.processor), job.val, clips=400)
     (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
     facts = before | {
         "train_clips": len(set(job.train.videos)),
