@@ -60,7 +60,7 @@ class Oracle(Foretell):
 def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
     """What every command gets in place of a loaded model."""
     fake = Oracle()
-    monkeypatch.setattr(Foretell, "load", lambda *arguments: fake)
+    monkeypatch.setattr(Foretell, "load", lambda *arguments, **options: fake)
     return fake
 
 
@@ -192,7 +192,7 @@ def test_a_bad_video_is_named(oracle: Oracle, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_our_own_bugs_keep_their_traceback(video: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Foretell, "load", lambda *arguments: None)
+    monkeypatch.setattr(Foretell, "load", lambda *arguments, **options: None)
     with pytest.raises(AttributeError):
         main(["ask", video, QUESTION])
 

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..perception.encoder import VJEPA2World
 from ..perception.video import frame_grid
 from .facts import Targets
 from .pretrain import train_dtype
-from .worlds.questions import YES_NO, twin
+from .worlds.questions import family
 
 Row = dict[str, Any]
 
@@ -150,18 +149,13 @@ def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[
     return cache, keys
 
 
-def with_twins(packed: Packed, grouped: list[list[Row]], more: int = 3) -> list[list[Row]]:
-    """The questions of each clip and, after each yes/no one, `more` about the same fact, in turn the other way round
-    and as before, each in a phrasing drawn anew."""
+def with_families(packed: Packed, grouped: list[list[Row]]) -> list[list[Row]]:
+    """The questions of each clip, each with more of its type about the same clip (questions.family)."""
+    streams = [np.random.default_rng([clip["seed"], 102]) for clip in packed.clips]
     return [
-        [one for row in rows for one in _family(row, clip, more if row["options"] == list(YES_NO) else 0)]
-        for clip, rows in zip(packed.clips, grouped, strict=True)
+        [one for row in rows for one in family(row, clip, rng)]
+        for clip, rows, rng in zip(packed.clips, grouped, streams, strict=True)
     ]
-
-
-def _family(row: Row, clip: Row, more: int) -> list[Row]:
-    rng = np.random.default_rng([clip["seed"], 102])
-    return list(accumulate(range(more), lambda last, _: twin(last, clip, rng), initial=row))
 
 
 def questions_by_clip(packed: Packed) -> list[list[Row]]:
@@ -187,14 +181,14 @@ class Split:
 
     @classmethod
     def open(
-        cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, twins: bool = False
+        cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, families: bool = False
     ) -> "Split":
-        """mirror: every clip twice, the second time in a mirror. twins: every yes/no question both ways round."""
+        """mirror: every clip twice, the second time in a mirror. families: more questions of each type a clip."""
         packed = load_clips(data)
         views = [packed, packed.mirror()] if mirror else [packed]
         clips = [clip for view in views for clip in view.clips]
         keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
         asked = [(view, questions_by_clip(view)) for view in views]
-        questions = [rows for view, each in asked for rows in (with_twins(view, each) if twins else each)]
+        questions = [rows for view, each in asked for rows in (with_families(view, each) if families else each)]
         videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
         return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)

@@ -77,7 +77,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
 """The slots of the worlds' bridge: what each is about, and the words it may say."""
 WORDS = tuple(dict.fromkeys(word for words in SLOTS.values() for word in words))
 VERDICTS = {word: verdict for words in OUTCOMES.values() for word, verdict in zip(words, ("No", "Yes"), strict=True)}
-VERDICTS |= {" none": "No"}
+VERDICTS |= {" none": "No", " box": "Yes", " ball": "Yes", " cylinder": "Yes"}
 """Words that also answer whether something happens or is there, whatever the scenario: turning an answer round is then
 learned once, not once a scenario."""
 SLOT_WEIGHTS = tuple(4.0 if slot == "outcome" else 1.0 for slot in SLOTS)

@@ -398,7 +398,7 @@ def run(
     """
     accelerator = Accelerator()
     world = VJEPA2World.from_pretrained(encoder)
-    train = Split.open(data, world, features or out / "features", recipe.mirror, twins=True)
+    train = Split.open(data, world, features or out / "features", recipe.mirror, families=True)
     held_out = Split.open(val, world, features or out / "features")
     trainee, processor = build(recipe, world, llm)
     seen, imagined = statistics(train.cache, train.keys[:512])

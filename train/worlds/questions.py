@@ -201,6 +201,25 @@ def _names(clip: Row) -> dict[str, str]:
     return {"last": clip["objects"][-1]["colour"], "mover": clip["objects"][0]["colour"]}
 
 
+def _falls(clip: Row) -> dict[str, bool]:
+    """Which blocks of a tower or dominoes of a chain fall, by colour."""
+    return {key.split("/")[1]: value for key, value in clip["facts"].items() if key.startswith("falls/")}
+
+
+def _free(clip: Row) -> list[str]:
+    """Colours whose presence may be asked about: one that is always there gives itself away."""
+    return [colour for colour in COLOURS if colour not in FIXED.get(clip["scenario"], ())]
+
+
+def _shape(rng: Rng, one: Row) -> Row:
+    ask = (
+        f"What shape is the {one['colour']} object?",
+        f"Which shape does the {one['colour']} object have?",
+        f"Is the {one['colour']} object a box, a ball or a cylinder?",
+    )
+    return _row("descriptive", "shape", _pick(rng, ask), ("box", "ball", "cylinder"), one["shape"])
+
+
 def _falling(colour: str, noun: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Phrasings of: this block falls; and of its negation."""
     return (
@@ -222,21 +241,54 @@ def _presence(colour: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def twin(row: Row, clip: Row, rng: Rng) -> Row:
-    """A yes/no question about the same fact the other way round: a negated one for a plain one, and back.
+def family(row: Row, clip: Row, rng: Rng) -> list[Row]:
+    """A question and more of its type about the same clip, as training asks them: every yes/no one in pairs the other
+    way round; what belongs to one colour also of another colour; the shape of every object.
 
-    Side by side the two say that the answer turns with the question; apart, outcome and negation are an exclusive-or
-    that a learner meets with no first-order signal.
+    Side by side they say what an answer turns on. Apart, outcome and negation are an exclusive-or that a learner meets
+    with no first-order signal, and so are a colour and what the scene holds.
     """
-    if (row["scenario"], row["type"]) in PREDICTIVE:
-        phrasings = PREDICTIVE[row["scenario"], row["type"]]
-    else:
-        colour = next(colour for colour in COLOURS if re.search(rf"\b{colour}\b", row["question"]))
-        noun = row["type"].removesuffix("_falls")
-        phrasings = _presence(colour) if row["type"] == "present" else _falling(colour, noun)
-    answer = YES_NO[row["answer"] == "yes"]
+    if row["options"] == list(YES_NO):
+        other = _other_colour(row, clip, rng) if _belongs(row) else _twin(_twin(row, clip, rng), clip, rng)
+        return [row, _twin(row, clip, rng), other, _twin(other, clip, rng)]
+    if row["type"] == "shape":
+        others = [one for one in clip["objects"] if one["colour"] != _colour(row)]
+        return [row, *({**row, **_shape(rng, one)} for one in others)]
+    return [row]
+
+
+def _belongs(row: Row) -> bool:
+    """Whether a yes/no question is about one colour rather than about the whole clip."""
+    return (row["scenario"], row["type"]) not in PREDICTIVE
+
+
+def _colour(row: Row) -> str:
+    return next(colour for colour in COLOURS if re.search(rf"\b{colour}\b", row["question"]))
+
+
+def _phrasings(row: Row, colour: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return _presence(colour) if row["type"] == "present" else _falling(colour, row["type"].removesuffix("_falls"))
+
+
+def _twin(row: Row, clip: Row, rng: Rng) -> Row:
+    """A yes/no question about the same fact the other way round: a negated one for a plain one, and back."""
+    phrasings = _phrasings(row, _colour(row)) if _belongs(row) else PREDICTIVE[row["scenario"], row["type"]]
     question = _pick(rng, phrasings[not row["negated"]], **_names(clip))
-    return {**row, "question": question, "answer": answer, "negated": not row["negated"]}
+    return {**row, "question": question, "answer": YES_NO[row["answer"] == "yes"], "negated": not row["negated"]}
+
+
+def _other_colour(row: Row, clip: Row, rng: Rng) -> Row:
+    """The same asked of another colour, one whose answer differs where there is one."""
+    if row["type"] == "present":
+        there = {one["colour"] for one in clip["objects"]}
+        truths = {colour: colour in there for colour in _free(clip)}
+    else:
+        truths = _falls(clip)
+    mine = _colour(row)
+    differing = [colour for colour, truth in truths.items() if truth != truths[mine]] or list(truths)
+    colour = differing[int(rng.integers(len(differing)))]
+    question = _pick(rng, _phrasings(row, colour)[row["negated"]])
+    return {**row, "question": question, "answer": YES_NO[truths[colour] == row["negated"]]}
 
 
 def _outcome(rng: Rng, clip: Row) -> list[Row]:
@@ -251,7 +303,7 @@ def _blocks(rng: Rng, clip: Row) -> list[Row]:
     facts, rows = clip["facts"], []
     noun = "domino" if clip["scenario"] == "dominoes" else "block"
     many = "dominoes" if noun == "domino" else "blocks"
-    falls = {key.split("/")[1]: value for key, value in facts.items() if key.startswith("falls/")}
+    falls = _falls(clip)
     colour = list(falls)[int(rng.integers(len(falls)))]
     plain, negations = _falling(colour, noun)
     rows.append(_yes_no(rng, "predictive", f"{noun}_falls", falls[colour], plain, negations))
@@ -303,17 +355,10 @@ def _description(rng: Rng, clip: Row) -> list[Row]:
     colours = [o["colour"] for o in objects]
     one = objects[int(rng.integers(len(objects)))]
     if clip["scenario"] not in ("towers", "dominoes"):
-        ask = (
-            f"What shape is the {one['colour']} object?",
-            f"Which shape does the {one['colour']} object have?",
-            f"Is the {one['colour']} object a box, a ball or a cylinder?",
-        )
-        rows.append(_row("descriptive", "shape", _pick(rng, ask), ("box", "ball", "cylinder"), one["shape"]))
+        rows.append(_shape(rng, one))
     ask = ("How many coloured objects are there?", "How many objects can you see?", "Count the coloured objects.")
     rows.append(_pooled("descriptive", "count", _pick(rng, ask), 4, str(len(objects))))
-    free = [
-        c for c in COLOURS if c not in FIXED.get(clip["scenario"], ())
-    ]  # a colour that is always there gives itself away
+    free = _free(clip)
     asked = free[int(rng.integers(len(free)))]
     plain, negations = _presence(asked)
     rows.append(_yes_no(rng, "descriptive", "present", asked in colours, plain, negations))
