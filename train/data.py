@@ -40,8 +40,8 @@ class Packed:
     """A worlds folder decoded once.
 
     frames: memory-mapped uint8 [N, F, S, S, 3]; times: seconds [F]; clips: the rows of clips.jsonl. index: video path
-    as in the questions -> row; digests: sha256 of each video file. mirrored: seen in a mirror, left and right exchanged
-    in frames, states and answers.
+    as in the questions -> row; digests: sha256 of each video file. mirrored: seen in a mirror and in another light,
+    left and right exchanged in frames, states and answers.
     """
 
     root: Path
@@ -55,11 +55,22 @@ class Packed:
     def shown(self, row: int, until: float | None, rate: float, count: int) -> NDArray[np.uint8]:
         """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown)."""
         frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)]
-        return frames[:, :, ::-1] if self.mirrored else frames
+        if not self.mirrored:
+            return frames
+        return relit(frames[:, :, ::-1], np.random.default_rng([self.clips[row]["seed"], 103]))
 
     def mirror(self) -> "Packed":
-        """The same worlds in a mirror: as many clips again for the bridge to learn from."""
+        """The same worlds in a mirror and in another light: as many clips again for the bridge to learn from."""
         return replace(self, clips=[mirrored_clip(clip) for clip in self.clips], mirrored=True)
+
+
+def relit(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A clip [F, H, W, 3] with other contrast, brightness, tint and noise: its colours keep their names."""
+    contrast = 1 + 0.15 * rng.uniform(-1, 1)
+    light = 1 + 0.15 * rng.uniform(-1, 1) + 0.06 * rng.uniform(-1, 1, 3)  # [3]
+    pixels = rng.standard_normal(frames.shape, dtype=np.float32) * np.float32(6 * rng.random())
+    pixels += frames * (contrast * light).astype(np.float32) + ((1 - contrast) * 127.5 * light).astype(np.float32)
+    return pixels.clip(0, 255).round().astype(np.uint8)
 
 
 SIDES = {"left": "right", "right": "left"}
@@ -183,7 +194,7 @@ class Split:
     def open(
         cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, families: bool = False
     ) -> "Split":
-        """mirror: every clip twice, the second time in a mirror. families: more questions of each type a clip."""
+        """mirror: each clip a second time, as a mirror shows it in another light. families: more of each question."""
         packed = load_clips(data)
         views = [packed, packed.mirror()] if mirror else [packed]
         clips = [clip for view in views for clip in view.clips]

@@ -43,7 +43,7 @@ class FitRecipe:
 
     sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
     slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA. mirror: learn from every clip's mirror
-    image too.
+    image in another light too.
     """
 
     stages: dict[str, Stage] = field(
