@@ -25,6 +25,12 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Is this stack unstable?",
             "Will any of the blocks fall?",
             "Is the tower about to topple?",
+            "Will it fall?",
+            "Will the tower come down?",
+            "Is the stack going to tip over?",
+            "Will this structure fall down?",
+            "Is the pile of blocks about to collapse?",
+            "Will the blocks tumble down?",
         ),
         (
             "Will the tower stay standing?",
@@ -32,6 +38,11 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Will the stack of blocks hold?",
             "Will the tower not fall?",
             "Is the tower going to remain upright?",
+            "Will it stay up?",
+            "Is this stack stable?",
+            "Does the structure hold?",
+            "Will the blocks stay stacked?",
+            "Will all of the blocks stay where they are?",
         ),
     ),
     ("collide", "touches"): (
@@ -43,12 +54,21 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Do the red and the yellow object collide?",
             "Will the red thing make contact with the yellow thing?",
             "Will the yellow object be hit by the red one?",
+            "Will the red and the yellow object touch each other?",
+            "Is there going to be contact between red and yellow?",
+            "Does the red object reach the yellow object?",
+            "Will the red one bump into the yellow one?",
+            "Will red hit yellow?",
         ),
         (
             "Will the red object miss the yellow object?",
             "Will the red and the yellow object not touch?",
             "Will the red object stay clear of the yellow one?",
             "Does the red object never reach the yellow one?",
+            "Do the red and the yellow object stay apart?",
+            "Is the red object going to miss the yellow one?",
+            "Will the red thing not hit the yellow thing?",
+            "Will the yellow object be left untouched by the red one?",
         ),
     ),
     ("roll", "drops"): (
@@ -58,12 +78,19 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Is the moving object going to fall off the ledge?",
             "Will the object leave the table?",
             "Does the object fall over the ledge?",
+            "Will it fall off the table?",
+            "Is it going to go over the edge?",
+            "Will the moving object drop off the table?",
+            "Does it fall down?",
         ),
         (
             "Will the object stay on the table or the ramp?",
             "Will it stop before the edge?",
             "Is the object going to stay up on the table?",
             "Will the object not fall off the ledge?",
+            "Will it not go over the edge?",
+            "Does it stop before the ledge?",
+            "Will the moving object stay up?",
         ),
     ),
     ("dominoes", "last_falls"): (
@@ -72,12 +99,18 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Will the {last} domino fall?",
             "Is the chain of dominoes going to reach the {last} one?",
             "Does the {last} domino get knocked over?",
+            "Is the {last} domino going to fall?",
+            "Will the last domino be knocked down?",
+            "Will the chain reaction get to the end?",
         ),
         (
             "Will the last domino stay standing?",
             "Will the {last} domino stay upright?",
             "Will the {last} domino not fall?",
             "Is the chain of dominoes going to stop before the {last} one?",
+            "Does the {last} domino stay standing?",
+            "Will the chain reaction stop before the end?",
+            "Will the last domino remain upright?",
         ),
     ),
     ("contain", "contained"): (
@@ -87,12 +120,20 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Is the falling object going to stay in the open box?",
             "Does the object end inside the container?",
             "Will the {mover} object be inside the container in the end?",
+            "Will the container catch the object?",
+            "Does it land inside?",
+            "Will the dropped object fall into the container?",
+            "Is the {mover} object going to end up in the box?",
         ),
         (
             "Will the object miss the container?",
             "Will it end up outside the box?",
             "Is the object going to end outside the container?",
             "Will the {mover} object not end inside the container?",
+            "Does it land outside?",
+            "Will the object fall beside the box?",
+            "Is the {mover} object going to miss the box?",
+            "Will the container fail to catch it?",
         ),
     ),
     ("occlude", "comes_out"): (
@@ -102,12 +143,19 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Is the {mover} object going to come out again?",
             "Does the object pass all the way behind the screen?",
             "Will we see the {mover} object on the far side of the screen?",
+            "Will the object reappear?",
+            "Is it going to come out on the other side?",
+            "Does the {mover} object emerge from behind the screen?",
+            "Will it come back into view on the far side?",
         ),
         (
             "Will the object fail to come out from behind the screen?",
             "Will it not reappear on the other side?",
             "Is the {mover} object going to stop before it comes out?",
             "Will the object never reach the far side of the screen?",
+            "Will it not come out on the other side?",
+            "Does the {mover} object never emerge from behind the screen?",
+            "Will the object not come back into view on the far side?",
         ),
     ),
 }
@@ -216,6 +264,7 @@ def _shape(rng: Rng, one: Row) -> Row:
         f"What shape is the {one['colour']} object?",
         f"Which shape does the {one['colour']} object have?",
         f"Is the {one['colour']} object a box, a ball or a cylinder?",
+        f"What kind of object is {one['colour']}?",
     )
     return _row("descriptive", "shape", _pick(rng, ask), ("box", "ball", "cylinder"), one["shape"])
 
@@ -226,18 +275,27 @@ def _falling(colour: str, noun: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         f"Will the {colour} {noun} fall?",
         f"Is the {colour} {noun} going to fall?",
         f"Does the {colour} {noun} come down?",
+        f"Is the {colour} {noun} about to fall?",
     ), (
         f"Will the {colour} {noun} stay in place?",
         f"Will the {colour} {noun} not fall?",
         f"Does the {colour} {noun} stay up?",
+        f"Is the {colour} {noun} going to stay where it is?",
     )
 
 
 def _presence(colour: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Phrasings of: something has this colour; and of its negation."""
-    return (f"Is there a {colour} object?", f"Do you see something {colour}?", f"Is any object {colour}?"), (
+    return (
+        f"Is there a {colour} object?",
+        f"Do you see something {colour}?",
+        f"Is any object {colour}?",
+        f"Can you see a {colour} object?",
+        f"Does the video show anything {colour}?",
+    ), (
         f"Is there no {colour} object?",
         f"Is nothing here {colour}?",
+        f"Does the video show no {colour} object?",
     )
 
 
