@@ -28,6 +28,40 @@ def centred_rank(features: Tensor) -> float:
     return effective_rank(features.float() - features.float().mean(dim=0))
 
 
+def spectrum_decay(features: Tensor) -> float:
+    """Alpha-ReQ: how fast the covariance spectrum of features [n, D] falls, the exponent of its power law.
+
+    Around 1 in features that transfer well; larger where few directions carry all. Fitted to the upper half of the
+    eigenvalues that n samples can show. Agrawal et al. 2022 (NeurIPS), section 3.
+    """
+    centred = features.double() - features.double().mean(dim=0)
+    values = torch.linalg.svdvals(centred).square()
+    count = max(2, min(len(features) - 1, features.shape[1]) // 2)
+    values = values[:count].clamp_min(torch.finfo(values.dtype).tiny)
+    x = torch.arange(1, count + 1, dtype=values.dtype).log()
+    x, y = x - x.mean(), values.log() - values.log().mean()
+    return float(-(x @ y) / (x @ x))
+
+
+def lidar(features: Tensor, ridge: float = 1e-4) -> float:
+    """How many directions tell clips apart by more than they tell views of one clip apart: [n, views, D], 1 to n - 1.
+
+    The effective rank of linear discriminant analysis with every clip a class (Thilak et al. 2023, arXiv 2312.04000,
+    equation 1); `ridge`, times the mean within-class variance, keeps the whitening finite.
+    """
+    features = features.double()
+    means = features.mean(dim=1)  # [n, D]
+    within = (features - means[:, None]).flatten(0, 1)
+    between = means - means.mean(dim=0)
+    scatter = within.T @ within / len(within)
+    scale = scatter.diagonal().mean().clamp_min(torch.finfo(scatter.dtype).tiny)
+    values, vectors = torch.linalg.eigh(scatter + ridge * scale * torch.eye(len(scatter), dtype=scatter.dtype))
+    whitened = between @ vectors * values.rsqrt()  # [n, D]
+    eigenvalues = torch.linalg.svdvals(whitened).square()
+    shares = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(eigenvalues.dtype).tiny)
+    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
 def ridge_probe(features: NDArray[np.float32], labels: NDArray[np.float32], seed: int = 0) -> list[float]:
     """How well a linear map reads each label from features: held-out R2, or balanced accuracy where labels are 0 and 1.
 

@@ -19,7 +19,14 @@ from foretell.perception.encoder import (
     tapped,
     tiny_config,
 )
-from foretell.perception.gauges import centred_rank, effective_rank, feature_std, ridge_probe
+from foretell.perception.gauges import (
+    centred_rank,
+    effective_rank,
+    feature_std,
+    lidar,
+    ridge_probe,
+    spectrum_decay,
+)
 from foretell.perception.predictor import (
     FUTURE,
     complete,
@@ -216,6 +223,26 @@ def test_expected_form_is_normed_and_ignores_scale() -> None:
     torch.testing.assert_close(form.mean(-1), torch.zeros(2, 5), rtol=0, atol=1e-5)
     torch.testing.assert_close(form.var(-1, unbiased=False), torch.ones(2, 5), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(expected_form([states[0] * 100, states[1]]), form, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_spectrum_decay_is_the_exponent_of_the_power_law(exponent: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.arange(1, 33).float() ** (-exponent / 2)
+    features = torch.randn(20_000, 32, generator=generator) * scales
+    assert spectrum_decay(features) == pytest.approx(exponent, abs=0.1)
+    assert spectrum_decay(features + 100) == pytest.approx(exponent, abs=0.1)
+
+
+@pytest.mark.parametrize("directions", [2, 6, 12])
+def test_lidar_counts_the_directions_in_which_clips_differ(directions: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.zeros(400, 1, 16)
+    clips[..., :directions] = torch.randn(400, 1, directions, generator=generator)
+    views = clips + 0.05 * torch.randn(400, 4, 16, generator=generator)
+    assert lidar(views) == pytest.approx(directions, rel=0.15)
+    assert lidar(views @ torch.randn(16, 16, generator=generator)) == pytest.approx(directions, rel=0.15)
+    assert lidar(torch.ones(20, 4, 16)) == pytest.approx(1)
 
 
 def test_effective_rank_counts_directions() -> None:
