@@ -156,16 +156,20 @@ def pretrain(
     out: Out,
     settings: Set = None,
     init: Annotated[Path | None, typer.Option(metavar="DIR", help="Start from a VJEPA2Model folder.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Encoder that objective=salt learns from.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in --out.")] = True,
     as_json: Json = False,
 ) -> None:
     """Pretrain system 1, encoder and predictor, on video without labels."""
     from .train import pretrain as room
     from .train.data import load_clips
+    from .train.recipes import ENCODERS
 
-    chosen = _recipe({"nano": room.nano, "tiny": room.tiny}, recipe, settings)
+    chosen = _recipe(ENCODERS, recipe, settings)
     clips = load_clips(data).root / "frames.npy" if data.is_dir() else data
-    encoder = room.run(clips, out, chosen, resume, init)
+    encoder = room.run(clips, out, chosen, resume, init, teacher=teacher)
     _tell({"encoder": str(encoder), "recipe": asdict(chosen)}, f"encoder and predictor: {encoder}", as_json)
 
 

@@ -61,6 +61,11 @@ def nano_config() -> VJEPA2Config:
     )
 
 
+def picture_config() -> VJEPA2Config:
+    """The embedded encoder's shape for single frames: 8 x 8 tokens."""
+    return VJEPA2Config(**nano_config().to_diff_dict() | {"frames_per_clip": 1, "tubelet_size": 1})
+
+
 def tiny_config() -> VJEPA2Config:
     """The same shape small enough for a test: 4 x 4 x 4 tokens of 48 numbers."""
     return VJEPA2Config(
@@ -110,22 +115,25 @@ def rotate(x: Tensor, turn: Rotation) -> Tensor:
     return x * cos + torch.stack((-odd, even), dim=-1).flatten(-2) * sin
 
 
-def attend(attention: VJEPA2RopeAttention, hidden: Tensor, turn: Rotation) -> Tensor:
-    """Self-attention of V-JEPA 2 with a rotary code given from outside: [B, K, D] -> [B, K, D]."""
+def attend(attention: VJEPA2RopeAttention, hidden: Tensor, turn: Rotation, visible: Tensor | None = None) -> Tensor:
+    """Self-attention of V-JEPA 2 with a rotary code given from outside: [B, K, D] -> [B, K, D].
+
+    visible: bool [K, K], which token sees which; all see all without it.
+    """
     heads = (attention.num_attention_heads, attention.attention_head_size)
     query, key, value = (
         project(hidden).unflatten(-1, heads).transpose(1, 2)  # [B, heads, K, head]
         for project in (attention.query, attention.key, attention.value)
     )
-    mixed = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value)
+    mixed = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value, visible)
     output: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
     return output
 
 
-def block(layer: nn.Module, hidden: Tensor, turn: Rotation) -> Tensor:
-    """One transformer layer of V-JEPA 2: [B, K, D] -> [B, K, D]."""
+def block(layer: nn.Module, hidden: Tensor, turn: Rotation, visible: Tensor | None = None) -> Tensor:
+    """One transformer layer of V-JEPA 2: [B, K, D] -> [B, K, D]; visible as in `attend`."""
     assert isinstance(layer, VJEPA2Layer), type(layer)
-    hidden = hidden + layer.drop_path(attend(layer.attention, layer.norm1(hidden), turn))
+    hidden = hidden + layer.drop_path(attend(layer.attention, layer.norm1(hidden), turn, visible))
     output: Tensor = hidden + layer.drop_path(layer.mlp(layer.norm2(hidden)))
     return output
 
@@ -135,10 +143,17 @@ def gather(tokens: Tensor, positions: Tensor) -> Tensor:
     return tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def tapped(model: VJEPA2Model, pixels: Tensor, taps: tuple[int, ...], keep: Tensor | None = None) -> list[Tensor]:
+def tapped(
+    model: VJEPA2Model,
+    pixels: Tensor,
+    taps: tuple[int, ...],
+    keep: Tensor | None = None,
+    visible: Tensor | None = None,
+) -> list[Tensor]:
     """What the encoder knows after each layer in `taps` (0: its patch embedding), seeing all tokens or those kept.
 
-    pixels: normalised [B, T, 3, H, W]; keep: int64 [B, K] positions of the tokens that are encoded at all.
+    pixels: normalised [B, T, 3, H, W]; keep: int64 [B, K] positions of the tokens that are encoded at all; visible:
+    bool [K, K], which of them sees which.
     Returns a list of [B, K or N, D]; the model's final norm is applied to the last layer only.
     """
     depth = model.config.num_hidden_layers
@@ -151,11 +166,18 @@ def tapped(model: VJEPA2Model, pixels: Tensor, taps: tuple[int, ...], keep: Tens
     turn = cos.to(hidden.dtype), sin.to(hidden.dtype)
     states = {0: hidden}
     for number, layer in enumerate(model.encoder.layer[: max(taps)], start=1):
-        hidden = block(layer, hidden, turn)
+        hidden = block(layer, hidden, turn, visible)
         states[number] = hidden
     if depth in taps:
         states[depth] = model.encoder.layernorm(hidden)
     return [states[tap] for tap in taps]
+
+
+def no_future(positions: Tensor, model: VJEPA2Model) -> Tensor:
+    """Block-causal attention: a token sees its own tubelet and those before it. positions int64 [K] -> bool [K, K]."""
+    _, height, width = grid_of(model.config)
+    tubelet = positions // (height * width)
+    return tubelet[:, None] >= tubelet[None, :]
 
 
 def normalise(frames: Tensor) -> Tensor:

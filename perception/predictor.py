@@ -23,10 +23,24 @@ def complete(model: VJEPA2Model, features: Tensor, context: Tensor, target: Tens
     shown: Tensor = predictor.embeddings.predictor_embeddings(features)
     blank = predictor.embeddings.mask_tokens[token % predictor.embeddings.num_mask_tokens].to(shown.dtype)
     hidden = torch.cat([shown, blank.expand(*target.shape, -1)], dim=1)  # [B, K + M, d]
-    cos, sin = rotation(predictor.layer[0], torch.cat([context, target], dim=1))
+    return _decode(model, hidden, torch.cat([context, target], dim=1))
+
+
+def unroll(model: VJEPA2Model, features: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+    """The predictor as the decoder of an autoregressive encoder: no mask tokens, and nobody sees what comes later.
+
+    features: [B, K, D] at positions int64 [B, K]; visible: bool [K, K]. Returns [B, K, D].
+    """
+    return _decode(model, model.predictor.embeddings.predictor_embeddings(features), positions, visible)
+
+
+def _decode(model: VJEPA2Model, hidden: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
+    """The predictor's layers and projection: [B, K, d] -> [B, K, D]."""
+    predictor = model.predictor
+    cos, sin = rotation(predictor.layer[0], positions)
     turn = cos.to(hidden.dtype), sin.to(hidden.dtype)
     for layer in predictor.layer:
-        hidden = block(layer, hidden, turn)
+        hidden = block(layer, hidden, turn, visible)
     output: Tensor = predictor.proj(predictor.layernorm(hidden))
     return output
 

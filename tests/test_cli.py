@@ -17,8 +17,7 @@ from foretell.__main__ import _fields, _parsed, _recipe, app, main
 from foretell.perception.video import Clip, VideoError
 from foretell.reasoner.answer import Answer, Foretell
 from foretell.reasoner.batch import Counts
-from foretell.train import pretrain
-from foretell.train.recipes import RECIPES, tiny
+from foretell.train.recipes import ENCODERS, RECIPES, tiny
 
 COMMANDS = {
     "ask": "VIDEO QUESTION --until --options --model --llm --load-in-4bit --save-plot --json",
@@ -286,7 +285,7 @@ def test_settings_that_do_not_fit_say_what_would(setting: str, told: str) -> Non
         _recipe(RECIPES, "tiny", [setting])
 
 
-@pytest.mark.parametrize("make", [pretrain.nano, pretrain.tiny, *RECIPES.values()])
+@pytest.mark.parametrize("make", [*ENCODERS.values(), *RECIPES.values()])
 def test_every_field_of_a_recipe_can_be_set(make: Any) -> None:
     recipe = make()
     for field, hint in _fields(recipe, type(recipe)):
@@ -300,7 +299,7 @@ def test_every_field_of_a_recipe_can_be_set(make: Any) -> None:
 @pytest.mark.parametrize("command", ["pretrain", "train"])
 def test_help_names_every_recipe(command: str) -> None:
     (argument,) = [one for one in registered()[command].params if one.name == "recipe"]
-    for name in {"pretrain": ["nano", "tiny"], "train": [*RECIPES]}[command]:
+    for name in {"pretrain": [*ENCODERS], "train": [*RECIPES]}[command]:
         assert name in re.findall(r"\w+", argument.help)
 
 

@@ -15,21 +15,12 @@ from transformers import VJEPA2Model
 
 from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
 from foretell.perception.predictor import imagine, target_levels
-from foretell.train import checkpoint, pretrain
+from foretell.train import checkpoint, learner
+from foretell.train.learner import build, learn, learning_rate, momentum
 from foretell.train.masks import MaskRecipe, sample
 from foretell.train.objectives import Weights, covariance, variance, vjepa
-from foretell.train.pretrain import (
-    augment,
-    build,
-    draw,
-    draw_windows,
-    learn,
-    learning_rate,
-    momentum,
-    run,
-    split_rows,
-    tiny,
-)
+from foretell.train.pretrain import augment, draw, draw_windows, run, split_rows
+from foretell.train.recipes import tiny_encoder as tiny
 
 GRID = (4, 8, 8)
 SHORT, LONG, CAUSAL = MaskRecipe(1, 0), MaskRecipe(0, 0), MaskRecipe(0, 1)
@@ -53,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Claims of equality are made in fp32."""
-    monkeypatch.setattr(pretrain, "train_dtype", lambda: torch.float32)
+    monkeypatch.setattr(learner, "train_dtype", lambda: torch.float32)
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -177,10 +168,10 @@ def test_variance_and_covariance_are_zero_on_white_features_alone() -> None:
 def test_the_teacher_gets_no_gradient_and_the_student_does(data: Path) -> None:
     learner = build(tiny(), None)
     pixels, mask = draw(0, np.load(data, mmap_mode="r"), np.arange(40), tiny_config(), tiny())
-    parts = vjepa(learner.student, learner.teacher, pixels, mask, (1, 2, 3), Weights())
+    parts = vjepa(learner.student, learner.encoder, pixels, mask, (1, 2, 3), Weights())
     parts["loss"].backward()
-    assert all(p.grad is None for p in learner.teacher.parameters())
-    assert all(p.grad is not None for p in learner.student.encoder.parameters())
+    assert all(p.grad is None for p in learner.encoder.parameters())
+    assert all(p.grad is not None for p in learner.student.model.encoder.parameters())
     expected = parts["predict"] + 0.5 * parts["dense"] + parts["variance"] + 0.04 * parts["covariance"]
     torch.testing.assert_close(parts["loss"], expected)
 
@@ -194,7 +185,7 @@ def test_the_student_does_not_see_what_it_must_tell(data: Path) -> None:
     first = int(mask.target.min()) // 16 * 2
     changed = pixels.clone()
     changed[:, first:] = 0
-    before, after = (vjepa(learner.student, learner.teacher, p, mask, (1, 2, 3), weights) for p in (pixels, changed))
+    before, after = (vjepa(learner.student, learner.encoder, p, mask, (1, 2, 3), weights) for p in (pixels, changed))
     assert torch.equal(before["variance"], after["variance"])
     assert torch.equal(before["covariance"], after["covariance"])
     assert not torch.equal(before["predict"], after["predict"])
@@ -207,9 +198,9 @@ def test_the_teacher_is_the_slow_mean_of_the_student(data: Path) -> None:
     expected = None
     for step in range(3):
         learn(learner, step, *draw(step, clips, np.arange(40), tiny_config(), recipe), recipe)
-        student = learner.student.get_parameter(name).detach().clone()
+        student = learner.student.model.get_parameter(name).detach().clone()
         expected = student if expected is None else 0.9 * expected + 0.1 * student
-    torch.testing.assert_close(learner.teacher.get_parameter(name), expected)
+    torch.testing.assert_close(learner.encoder.get_parameter(name), expected)
 
 
 def test_a_few_steps_reduce_the_loss(data: Path) -> None:
@@ -234,24 +225,24 @@ def test_smaller_floats_follow_the_same_losses(data: Path, monkeypatch: pytest.M
         return told
 
     full = two_steps()
-    monkeypatch.setattr(pretrain, "train_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(learner, "train_dtype", lambda: torch.bfloat16)
     assert two_steps() == pytest.approx(full, rel=0.02)
 
 
 def test_a_non_finite_loss_stops_at_once_and_names_its_step(data: Path) -> None:
     learner = build(tiny(), None)
     pixels, mask = draw(0, np.load(data, mmap_mode="r"), np.arange(40), tiny_config(), tiny())
-    before = learner.student.get_parameter("predictor.proj.weight").detach().clone()
+    before = learner.student.model.get_parameter("predictor.proj.weight").detach().clone()
     with pytest.raises(FloatingPointError, match=r"step 17: loss is nan"):
         learn(learner, 17, pixels * float("nan"), mask, tiny())
-    assert torch.equal(learner.student.get_parameter("predictor.proj.weight"), before)
+    assert torch.equal(learner.student.model.get_parameter("predictor.proj.weight"), before)
 
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "train_dtype", lambda: torch.float32)
+        patch.setattr(learner, "train_dtype", lambda: torch.float32)
         run(data, out, tiny())
     return out
 
@@ -280,8 +271,8 @@ def test_the_encoder_is_an_ordinary_folder_of_teacher_and_predictor(finished: Pa
     model = VJEPA2Model.from_pretrained(finished / "encoder")
     saved = checkpoint.latest(finished / "checkpoints")
     assert saved is not None
-    average = checkpoint.under("average.module", saved.tensors)
-    student = checkpoint.under("student", saved.tensors)
+    average = checkpoint.under("average.module.model", saved.tensors)
+    student = checkpoint.under("student.model", saved.tensors)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, (average if name.startswith("encoder.") else student)[name]), name
     world = VJEPA2World(model)
@@ -291,8 +282,11 @@ def test_the_encoder_is_an_ordinary_folder_of_teacher_and_predictor(finished: Pa
 
 def test_the_log_holds_health_beside_loss(finished: Path) -> None:
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
-    wanted = {"loss", "predict", "dense", "variance", "covariance", "lr", "ema", "std", "rank", "rank_centred"}
+    wanted = {"loss", "predict", "dense", "variance", "covariance", "lr", "ema"}
+    wanted |= {"std", "rank", "rank_centred", "decay", "lidar", "flops", "clips", "seconds", "gemm_share", "peak_bytes"}
     assert wanted | {"l1_predictor", "l1_copy_last", "l1_mean"} <= last.keys()
+    rows = [json.loads(row) for row in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert np.all(np.diff([row["flops"] for row in rows]) > 0) and last["clips"] == 6 * 4
     assert json.loads((finished / "recipe.json").read_text())["encoder"] == "tiny"
     assert list((finished / "tensorboard").iterdir())
 
@@ -336,7 +330,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from foretell.train import checkpoint, pretrain
+from foretell.train import checkpoint, learner, pretrain
+from foretell.train.recipes import tiny_encoder
 synced = []
 
 def sync_or_die(path):
@@ -345,8 +340,8 @@ def sync_or_die(path):
         os.kill(os.getpid(), signal.SIGKILL)
 
 checkpoint.sync = sync_or_die
-pretrain.train_dtype = lambda: torch.float32
-pretrain.run(Path(sys.argv[1]), Path(sys.argv[2]), pretrain.tiny())
+learner.train_dtype = lambda: torch.float32
+pretrain.run(Path(sys.argv[1]), Path(sys.argv[2]), tiny_encoder())
 """
 
 

@@ -18,7 +18,7 @@ from ..bridge.cache import FeatureCache, build, encoder_digest, feature_key, fil
 from ..perception.encoder import VJEPA2World
 from ..perception.video import frame_grid
 from .facts import Targets
-from .pretrain import train_dtype
+from .learner import train_dtype
 from .worlds.questions import family
 
 Row = dict[str, Any]

@@ -33,7 +33,8 @@ from . import checkpoint
 from .checks import calibrate, check_answers, check_words
 from .data import Row, Split
 from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, slot_words, word_loss
-from .pretrain import Log, differences, machine, plain, prefetched, progress_bar, train_dtype
+from .learner import train_dtype
+from .pretrain import Log, differences, machine, plain, prefetched, progress_bar
 from .recipes import TRAINABLE, FitRecipe, Stage
 
 Batch = dict[str, Any]

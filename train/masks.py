@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,14 +15,18 @@ Hidden = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Mask:
-    """What the student sees, `context` int64 [B, K], and what it must tell, `target` int64 [B, M]: sorted positions."""
+    """What the student sees, `context` int64 [B, K], and what it must tell, `target` int64 [B, M]: sorted positions.
+
+    blocks: the target is so many equal parts side by side, each of them told on its own.
+    """
 
     context: Tensor
     target: Tensor
-    future: bool
+    future: bool = False
+    blocks: int = 1
 
     def to(self, device: torch.device) -> Mask:
-        return Mask(self.context.to(device), self.target.to(device), self.future)
+        return replace(self, context=self.context.to(device), target=self.target.to(device))
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,29 @@ class Blocks:
 
 
 SHORT, LONG = Blocks(8, 0.15), Blocks(2, 0.7)
+TUBES = 0.9
+"""Share of the picture that VideoMAE hides (Tong et al. 2022, arXiv 2203.12602, section 3.3)."""
+SCATTERED = 0.75
+"""Share of the patches that MAE hides (He et al. 2022, arXiv 2111.06377, section 3)."""
 
 
-def hide_blocks(rng: np.random.Generator, grid: Grid, batch: int, blocks: Blocks, recipe: MaskRecipe) -> Hidden:
-    """Places under blocks of one size, drawn for each clip, through all time: [B, N]."""
-    time, height, width = grid
-    area, aspect = blocks.share * height * width, rng.uniform(*recipe.aspect)
+def draw_blocks(rng: np.random.Generator, grid: Grid, batch: int, blocks: Blocks, aspect: float) -> Hidden:
+    """Blocks of one size at places of their own for each clip: [B, count, H, W]."""
+    _, height, width = grid
+    area = blocks.share * height * width
     tall = int(np.clip(round((area * aspect) ** 0.5), 1, height))
     wide = int(np.clip(round((area / aspect) ** 0.5), 1, width))
     top = rng.integers(0, height - tall + 1, (batch, blocks.count, 1, 1))
     left = rng.integers(0, width - wide + 1, (batch, blocks.count, 1, 1))
     y, x = np.arange(height)[:, None], np.arange(width)[None]
-    inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)  # [B, count, H, W]
-    return np.tile(inside.any(1).reshape(batch, -1), (1, time))
+    inside: Hidden = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
+    return inside
+
+
+def hide_blocks(rng: np.random.Generator, grid: Grid, batch: int, blocks: Blocks, recipe: MaskRecipe) -> Hidden:
+    """Places under blocks of one size, drawn for each clip, through all time: [B, N]."""
+    inside = draw_blocks(rng, grid, batch, blocks, rng.uniform(*recipe.aspect))
+    return np.tile(inside.any(1).reshape(batch, -1), (1, grid[0]))
 
 
 def hide_most(rng: np.random.Generator, grid: Grid, batch: int, blocks: Blocks, recipe: MaskRecipe) -> Hidden:
@@ -103,3 +117,34 @@ def sample(rng: np.random.Generator, grid: Grid, batch: int, recipe: MaskRecipe)
     blocks = SHORT if kind < recipe.causal_share + recipe.short_share else LONG
     hidden = hide_future(rng, grid, batch) if future else hide_most(rng, grid, batch, blocks, recipe)
     return Mask(pick(rng, ~hidden, size), pick(rng, hidden, int(recipe.max_target * size)), future)
+
+
+def multiblock(rng: np.random.Generator, grid: Grid, batch: int) -> Mask:
+    """I-JEPA's: 4 blocks of .15-.2 of a picture (aspect .75-1.5), each told from what a block of .85-1 of it shows
+    beside them (Assran et al. 2023, arXiv 2301.08243, section 3 and appendix A.1). Pictures only: one tubelet."""
+    if grid[0] != 1:
+        raise ValueError(f"a grid {grid} has {grid[0]} tubelets: multiblock masks are for pictures, one tubelet")
+    targets = draw_blocks(rng, grid, batch, Blocks(4, rng.uniform(0.15, 0.2)), rng.uniform(0.75, 1.5))
+    context = draw_blocks(rng, grid, batch, Blocks(1, rng.uniform(0.85, 1.0)), 1.0)[:, 0]
+    seen = (context & ~targets.any(1)).reshape(batch, -1)
+    count = int(targets[0, 0].sum())
+    places = np.nonzero(targets.reshape(batch * 4, -1))[1].reshape(batch, 4 * count)
+    return Mask(pick(rng, seen, seen.shape[1]), torch.from_numpy(places), blocks=4)
+
+
+def tubes(rng: np.random.Generator, grid: Grid, batch: int, share: float) -> Mask:
+    """A share of the picture's patches, scattered, hidden through all time: VideoMAE's, and MAE's on one tubelet."""
+    time, height, width = grid
+    shown = max(1, round((1 - share) * height * width))
+    order = np.argsort(rng.random((batch, height * width)), axis=1)
+    hidden = np.tile(order.argsort(1) >= shown, (1, time))  # [B, N]
+    return Mask(pick(rng, ~hidden, hidden.shape[1]), pick(rng, hidden, hidden.shape[1]))
+
+
+def ahead(grid: Grid, batch: int) -> Mask:
+    """For autoregression: all tubelets but the last are seen, all but the first are told from those before them."""
+    time, height, width = grid
+    if time < 2:
+        raise ValueError(f"a grid {grid} has one tubelet: nothing follows it; use clips of two tubelets or more")
+    places = torch.arange(time * height * width).expand(batch, -1)
+    return Mask(places[:, : -height * width], places[:, height * width :], future=True)

@@ -1,17 +1,57 @@
-"""What pretraining asks of the features."""
+"""What pretraining asks of an encoder: latent objectives and their pixel-generative rivals, plain functions.
+
+All take the student, normalised pixels [B, T, 3, H, W] and a mask, and return scalars by name, "loss" among them. What
+predicts features and what decodes pixels is one network, V-JEPA's predictor, so that only the target differs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
-from transformers import VJEPA2Model
+from transformers import VJEPA2Config, VJEPA2Model
 
-from ..perception.encoder import gather, tapped
-from ..perception.predictor import BLOCKS, FUTURE, complete, expected_form
+from ..perception.encoder import gather, grid_of, no_future, tapped
+from ..perception.predictor import BLOCKS, FUTURE, complete, expected_form, unroll
 from .masks import Mask
+
+Parts = dict[str, Tensor]
+STRIDE = 7
+"""SIGReg looks at one token in so many, of all rows and columns among them: all would cost more than the encoder."""
+
+
+class Student(nn.Module):
+    """What is trained: an encoder with its predictor and, for objectives in pixels, a head from features into them."""
+
+    def __init__(self, model: VJEPA2Model, pixels: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.config.hidden_size, patch_size(model.config)) if pixels else None
+
+    def pixels(self, features: Tensor) -> Tensor:
+        """[B, M, D] -> the pixels of M tokens [B, M, P]."""
+        assert self.head is not None, "this objective is in pixels: build the student with pixels=True"
+        told: Tensor = self.head(features)
+        return told
+
+
+def patch_size(config: VJEPA2Config) -> int:
+    """Numbers in a token's pixels: frames x height x width x 3."""
+    assert isinstance(config.patch_size, int), config.patch_size
+    return int(config.tubelet_size * config.patch_size**2 * 3)
+
+
+def patches(pixels: Tensor, config: VJEPA2Config) -> Tensor:
+    """Each token's pixels, standardised within the token (MAE, section 4.1): [B, T, 3, H, W] -> float32 [B, N, P]."""
+    time, height, width = grid_of(config)
+    tokens = pixels.float().unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(1, (time, -1))
+    # [B, t, frames, 3, h, patch, w, patch] -> [B, t, h, w, ...]
+    flat: Tensor = tokens.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4).flatten(1, 3)
+    return (flat - flat.mean(-1, keepdim=True)) / (flat.var(-1, keepdim=True) + 1e-6).sqrt()
 
 
 @dataclass(frozen=True)
@@ -36,20 +76,21 @@ def covariance(features: Tensor) -> Tensor:
 
 
 def vjepa(
-    student: VJEPA2Model, teacher: VJEPA2Model, pixels: Tensor, mask: Mask, levels: tuple[int, ...], weights: Weights
-) -> dict[str, Tensor]:
-    """Tell the teacher's features of what is hidden from what is seen; returns "loss" and its parts, scalars.
+    student: Student, teacher: VJEPA2Model, pixels: Tensor, mask: Mask, levels: tuple[int, ...], weights: Weights
+) -> Parts:
+    """Tell the teacher's features of what is hidden from what is seen.
 
     The teacher sees the whole clip; the student's encoder sees the context only. L1 on normed features is V-JEPA's
     (arXiv 2404.08471), the loss on context places V-JEPA 2.1's, the variance and covariance terms VICReg's. These two
     act on the student's states normed without gain, the space of the targets, where a spread of 1 is the
-    largest that all channels can share. pixels: normalised [B, T, 3, H, W].
+    largest that all channels can share. With a frozen teacher that learned from pixels this is SALT's second stage
+    (arXiv 2509.24317).
     """
     with torch.no_grad():
         wanted = expected_form(tapped(teacher, pixels, levels))  # [B, N, D]
-    depth = student.config.num_hidden_layers
-    states = tapped(student, pixels, (*levels, depth), keep=mask.context)
-    told = complete(student, states[-1], mask.context, mask.target, FUTURE if mask.future else BLOCKS)
+    depth = student.model.config.num_hidden_layers
+    states = tapped(student.model, pixels, (*levels, depth), keep=mask.context)
+    told = complete(student.model, states[-1], mask.context, mask.target, FUTURE if mask.future else BLOCKS)
     seen = mask.context.shape[1]
     flat = [F.layer_norm(state.float(), state.shape[-1:]).flatten(0, 1) for state in states[:-1]]
     parts = {
@@ -60,3 +101,90 @@ def vjepa(
     }
     loss = parts["predict"] + sum(getattr(weights, name) * parts[name] for name in ("dense", "variance", "covariance"))
     return {"loss": loss, **parts}
+
+
+def ijepa(student: Student, teacher: VJEPA2Model, pixels: Tensor, mask: Mask) -> Parts:
+    """Tell the teacher's normed last features of each target block, block by block, from the context.
+
+    I-JEPA (arXiv 2301.08243, section 3): smooth L1, as in its released code, on layer-normed targets.
+    """
+    depth = student.model.config.num_hidden_layers
+    with torch.no_grad():
+        wanted = expected_form(tapped(teacher, pixels, (depth,)))  # [B, N, D]
+    (known,) = tapped(student.model, pixels, (depth,), keep=mask.context)
+    losses = [
+        F.smooth_l1_loss(
+            complete(student.model, known, mask.context, block, BLOCKS)[:, known.shape[1] :].float(),
+            gather(wanted, block),
+        )
+        for block in mask.target.chunk(mask.blocks, dim=1)
+    ]
+    return {"loss": torch.stack(losses).mean()}
+
+
+def lejepa(student: Student, pixels: Tensor, mask: Mask, weight: float, directions: Tensor) -> Parts:
+    """Tell one's own features of what is hidden; nothing but SIGReg keeps them from saying the same of everything.
+
+    No teacher and no stop-gradient: LeJEPA (Balestriero & LeCun 2025, arXiv 2511.08544), its two views being the whole
+    clip and its context. SIGReg is asked of pooled features and of tokens. directions: unit vectors [D, S].
+    """
+    depth = student.model.config.num_hidden_layers
+    (whole,) = tapped(student.model, pixels, (depth,))
+    (known,) = tapped(student.model, pixels, (depth,), keep=mask.context)
+    told = complete(student.model, known, mask.context, mask.target, FUTURE if mask.future else BLOCKS)
+    parts = {
+        "predict": F.mse_loss(told[:, known.shape[1] :].float(), gather(whole, mask.target).float()),
+        "sigreg": sigreg(whole.float().mean(1), directions) + sigreg(whole.float().flatten(0, 1)[::STRIDE], directions),
+    }
+    return {"loss": (1 - weight) * parts["predict"] + weight * parts["sigreg"], **parts}
+
+
+def sigreg(features: Tensor, directions: Tensor, knots: int = 17, reach: float = 3.0) -> Tensor:
+    """How far features [n, D] are from a standard normal in every direction [D, S]: the Epps-Pulley statistic over n.
+
+    The integral over t of |empirical - normal characteristic function|^2 under a Gaussian window, by the trapezoid
+    rule on `knots` points of [-reach, reach] (arXiv 2511.08544, section 4). Not multiplied by n, so that its size does
+    not depend on the batch. The empirical function is averaged over all ranks.
+    """
+    t = torch.linspace(0, reach, knots, device=features.device)  # the integrand is even
+    normal = (-t.square() / 2).exp()
+    angles = (features @ directions)[..., None] * t  # [n, S, knots]
+    real, imaginary = over_ranks(angles.cos().mean(0)), over_ranks(angles.sin().mean(0))  # [S, knots]
+    gap = (real - normal).square() + imaginary.square()
+    return 2 * torch.trapezoid(gap * normal, t, dim=-1).mean()
+
+
+def over_ranks(mean: Tensor) -> Tensor:
+    """The mean of equally large ranks' means, with gradients to all of them."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return mean
+    summed: Tensor = all_reduce(mean)
+    return summed / dist.get_world_size()
+
+
+def sketch(width: int, count: int, seed: int, step: int) -> Tensor:
+    """Random unit vectors [width, count], drawn anew each step and the same on every rank."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return F.normalize(torch.randn(width, count, generator=generator), dim=0)
+
+
+def pixels_hidden(student: Student, pixels: Tensor, mask: Mask) -> Parts:
+    """Tell the standardised pixels of what is hidden from what is seen: VideoMAE (arXiv 2203.12602), and MAE
+    (arXiv 2111.06377) on single frames."""
+    config = student.model.config
+    (known,) = tapped(student.model, pixels, (config.num_hidden_layers,), keep=mask.context)
+    told = complete(student.model, known, mask.context, mask.target, BLOCKS)[:, known.shape[1] :]
+    return {"loss": F.mse_loss(student.pixels(told).float(), gather(patches(pixels, config), mask.target))}
+
+
+def pixels_next(student: Student, pixels: Tensor, mask: Mask) -> Parts:
+    """Tell each tubelet's standardised pixels from the tubelets before it: autoregression over time, in one pass.
+
+    Encoder and decoder are block-causal: a token sees its own tubelet and earlier ones (as in Rajasegaran et al. 2025,
+    arXiv 2501.05453, with continuous pixels and whole tubelets instead of tokens one by one).
+    """
+    config = student.model.config
+    visible = no_future(mask.context[0], student.model)
+    (known,) = tapped(student.model, pixels, (config.num_hidden_layers,), keep=mask.context, visible=visible)
+    told = unroll(student.model, known, mask.context, visible)
+    return {"loss": F.mse_loss(student.pixels(told).float(), gather(patches(pixels, config), mask.target))}

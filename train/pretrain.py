@@ -1,10 +1,12 @@
-"""Self-supervised pretraining of system 1: V-JEPA on memory-mapped clips, resumable to the bit."""
+"""Self-supervised pretraining of system 1 on memory-mapped clips, one loop for all objectives, resumable to the bit."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,91 +21,37 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import VJEPA2Config, VJEPA2Model
 
-from ..perception.encoder import IMAGENET_MEAN, IMAGENET_STD, grid_of, nano_config, normalise, tapped, tiny_config
-from ..perception.gauges import centred_rank, effective_rank, feature_std, ridge_probe
-from ..perception.predictor import expected_form, halves, predict
+from ..perception.encoder import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    grid_of,
+    normalise,
+    tapped,
+)
+from ..perception.gauges import centred_rank, effective_rank, feature_std, lidar, ridge_probe, spectrum_decay
+from ..perception.predictor import expected_form, halves, predict, target_levels
 from . import checkpoint
-from .masks import Mask, MaskRecipe, sample
-from .objectives import Weights, vjepa
+from .flops import gemm_peak, step_flops
+from .learner import (
+    Learner,
+    build,
+    learn,
+    learning_rate,
+    momentum,
+    objective_of,
+    train_device,
+    train_dtype,
+)
+from .masks import Mask
+from .recipes import PretrainRecipe
 
 T = TypeVar("T")
 Rows = NDArray[np.int64]
 Clips = NDArray[np.uint8]  # [N, F, S, S, 3]
 Labels = NDArray[np.float32]  # [N, K], NaN where unknown
-CONFIGS = {"nano": nano_config, "tiny": tiny_config}
-
-
-@dataclass(frozen=True)
-class PretrainRecipe:
-    """Everything that decides a pretraining run besides its data.
-
-    The slow teacher (EMA .998 -> 1), the small rate and the variance and covariance terms hold the features
-    apart; faster teachers collapsed onto the background. `target_levels` are the layers that are predicted; `rate` is
-    the data's, in frames per second; `early_share` of the windows begin before their clip. What is neither short
-    nor causal in the masks is long.
-    """
-
-    encoder: str = "nano"
-    steps: int = 20_000
-    batch: int = 32
-    lr: float = 5e-4
-    final_lr: float = 1e-5
-    warmup: int = 500
-    weight_decay: float = 0.04
-    clip_grad: float = 1.0
-    ema_start: float = 0.998
-    ema_end: float = 1.0
-    target_levels: tuple[int, ...] = (2, 4, 6)
-    dense_weight: float = 0.5
-    variance_weight: float = 1.0
-    covariance_weight: float = 0.04
-    short_share: float = 0.35
-    causal_share: float = 0.4
-    max_target: float = 0.5
-    rate: float = 8.0
-    early_share: float = 0.25
-    brightness: float = 0.15
-    contrast: float = 0.15
-    colour: float = 0.08
-    noise: float = 0.02
-    held_out: int = 512
-    log_every: int = 100
-    probe_every: int = 500
-    save_every: int = 500
-    seed: int = 0
-
-
-def nano() -> PretrainRecipe:
-    """The embedded encoder's pretraining."""
-    return PretrainRecipe(
-        steps=2400,
-        lr=6e-4,
-        warmup=150,
-        ema_start=0.995,
-        short_share=0.4,
-        causal_share=0.3,
-        max_target=0.35,
-        save_every=200,
-    )
-
-
-def tiny() -> PretrainRecipe:
-    """A run of seconds on a model of thousands of parameters, for tests."""
-    return PretrainRecipe(
-        encoder="tiny",
-        steps=6,
-        batch=4,
-        warmup=2,
-        target_levels=(1, 2, 3),
-        held_out=8,
-        log_every=1,
-        probe_every=6,
-        save_every=3,
-    )
 
 
 @dataclass(frozen=True)
@@ -112,35 +60,6 @@ class Split:
 
     train: Rows
     held_out: Rows
-
-
-@dataclass
-class Learner:
-    """What a run changes: the student, its slow copy and the optimizer, all fp32, and the two models that compute."""
-
-    student: VJEPA2Model
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    live_student: VJEPA2Model
-    live_teacher: VJEPA2Model
-
-    @property
-    def teacher(self) -> VJEPA2Model:
-        module = self.average.module
-        assert isinstance(module, VJEPA2Model)
-        return module
-
-
-def train_device() -> torch.device:
-    """Where pretraining runs."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def train_dtype() -> torch.dtype:
-    """The type that pretraining computes in: bf16 where the machine multiplies it natively (else 100x slower)."""
-    if train_device().type == "cuda":
-        return torch.bfloat16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
 def open_clips(path: Path, window: int, size: int) -> Clips:
@@ -177,7 +96,7 @@ def draw_windows(rng: np.random.Generator, count: int, frames: int, window: int,
     """Frame numbers of `count` windows [count, window]: a share begins before the clip and repeats its first frame."""
     start = rng.integers(0, frames - window + 1, count)
     early = rng.random(count) < early_share
-    start[early] = -rng.integers(1, window, int(early.sum()))
+    start[early] = -rng.integers(1, max(2, window), int(early.sum()))
     rows: Rows = np.maximum(start[:, None] + np.arange(window), 0)
     return rows
 
@@ -208,8 +127,7 @@ def draw(step: int, clips: Clips, rows: Rows, config: VJEPA2Config, recipe: Pret
     chosen = np.sort(rng.choice(rows, recipe.batch, replace=len(rows) < recipe.batch))
     windows = draw_windows(rng, recipe.batch, clips.shape[1], config.frames_per_clip, recipe.early_share)
     frames = np.stack([clips[row][window] for row, window in zip(chosen, windows, strict=True)])
-    masks = MaskRecipe(recipe.short_share, recipe.causal_share, recipe.max_target)
-    return augment(rng, frames, recipe), sample(rng, grid_of(config), recipe.batch, masks)
+    return augment(rng, frames, recipe), objective_of(recipe).draw(rng, grid_of(config), recipe.batch, recipe)
 
 
 def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[tuple[int, T]]:
@@ -222,114 +140,45 @@ def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[tupl
             yield step, ready
 
 
-def learning_rate(step: int, recipe: PretrainRecipe) -> float:
-    """Linear warm-up, then a cosine down to `final_lr`: a function of the step alone, so that it has no state."""
-    if step < recipe.warmup:
-        return recipe.lr * (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.final_lr + (recipe.lr - recipe.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+@dataclass
+class Spent:
+    """What a run has used so far, over all resumes: operations (flops.step_flops), seconds in steps, seconds in all."""
+
+    flops: int = 0
+    learning: float = 0.0
+    seconds: float = 0.0
+
+    def rates(self, peak: float) -> dict[str, float]:
+        """For the log, with the share that steps reached of `peak` operations a second, and the most memory held."""
+        share = self.flops / self.learning / peak if self.learning else 0.0
+        return {"flops": float(self.flops), "seconds": self.seconds, "gemm_share": share, "peak_bytes": peak_bytes()}
 
 
-def momentum(step: int, recipe: PretrainRecipe) -> float:
-    """The teacher's decay, linear from `ema_start` to `ema_end`."""
-    return recipe.ema_start + (recipe.ema_end - recipe.ema_start) * step / recipe.steps
+def peak_bytes() -> float:
+    """The most memory this process has held: on the accelerator where there is one."""
+    if train_device().type == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(held if sys.platform == "darwin" else 1024 * held)
 
 
-def build(recipe: PretrainRecipe, init: Path | None) -> Learner:
-    """A fresh learner, or one that starts from the weights of a `VJEPA2Model` folder."""
-    if init is None and recipe.encoder not in CONFIGS:
-        raise ValueError(f"encoder {recipe.encoder!r} is not one of {', '.join(CONFIGS)}: choose one, or pass init")
-    torch.manual_seed(recipe.seed)
-    student = VJEPA2Model(CONFIGS[recipe.encoder]()) if init is None else VJEPA2Model.from_pretrained(init)
-    student.train().float()
-    nn.Module.to(student, train_device())
-    student.config.target_levels, student.config.rate = list(recipe.target_levels), recipe.rate
-    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_start))
-    average.requires_grad_(False)
-    groups = [
-        {"params": [p for p in student.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in student.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
-    return Learner(student, average, optimizer, live_copy(student), live_copy(average.module))
-
-
-def live_copy(model: nn.Module) -> VJEPA2Model:
-    """The model that computes for an fp32 master: itself in fp32, a copy where `train_dtype` is smaller."""
-    live = model if train_dtype() == torch.float32 else deepcopy(model).to(train_dtype())
-    assert isinstance(live, VJEPA2Model)
-    return live
-
-
-@torch.no_grad()
-def refresh(live: VJEPA2Model, master: VJEPA2Model) -> None:
-    """Round the master's weights into its live copy."""
-    if live is not master:
-        for small, exact in zip(live.parameters(), master.parameters(), strict=True):
-            small.copy_(exact)
-
-
-def hand_gradients(live: VJEPA2Model, master: VJEPA2Model) -> None:
-    """Move the live copy's gradients to the master, in fp32."""
-    if live is not master:
-        for small, exact in zip(live.parameters(), master.parameters(), strict=True):
-            exact.grad = None if small.grad is None else small.grad.to(exact.dtype)
-            small.grad = None
-
-
-def gradients(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe) -> dict[str, float]:
-    """The loss and its parts for a batch; leaves their gradients on the student."""
-    refresh(learner.live_student, learner.student)
-    refresh(learner.live_teacher, learner.teacher)
-    weights = Weights(recipe.dense_weight, recipe.variance_weight, recipe.covariance_weight)
-    pixels, mask = pixels.to(learner.live_student.device, learner.live_student.dtype), mask.to(learner.student.device)
-    parts = vjepa(learner.live_student, learner.live_teacher, pixels, mask, recipe.target_levels, weights)
-    parts["loss"].backward()
-    hand_gradients(learner.live_student, learner.student)
-    return {name: float(part.detach()) for name, part in parts.items()}
-
-
-def learn(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: PretrainRecipe) -> dict[str, float]:
-    """One step of the student and its teacher; returns the loss and its parts."""
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate(step, recipe)
-    values = gradients(learner, pixels, mask, recipe)
-    values["grad_norm"] = float(nn.utils.clip_grad_norm_(learner.student.parameters(), recipe.clip_grad))
-    refuse_nonfinite(step, values)
-    learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
-    learner.average.multi_avg_fn = get_ema_multi_avg_fn(momentum(step, recipe))
-    learner.average.update_parameters(learner.student)
-    return values
-
-
-def refuse_nonfinite(step: int, values: dict[str, float]) -> None:
-    """Stop before the optimizer spreads it."""
-    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise FloatingPointError(
-            f"step {step}: {', '.join(wrong)}; nothing of this step was kept: try a lower lr in a new folder"
-        )
-
-
-def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainRecipe, seconds: float = 0.0) -> None:
-    """One checkpoint of everything that resuming needs. seconds: what the run has taken so far, over all resumes."""
+def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainRecipe, spent: Spent) -> None:
+    """One checkpoint of everything that resuming needs."""
     optimizer, optimizer_state = checkpoint.pack_optimizer(learner.optimizer)
     rng, rng_state = checkpoint.pack_rng()
-    tensors = (
-        checkpoint.prefixed("student", learner.student.state_dict())
-        | checkpoint.prefixed("average", learner.average.state_dict())
-        | checkpoint.prefixed("optimizer", optimizer)
-        | checkpoint.prefixed("rng", rng)
-    )
-    state = {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(recipe), "seconds": seconds}
+    parts = {"student": learner.student.state_dict(), "optimizer": optimizer, "rng": rng}
+    if learner.average is not None:
+        parts["average"] = learner.average.state_dict()
+    tensors = {n: t for part, held in parts.items() for n, t in checkpoint.prefixed(part, held).items()}
+    state = {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(recipe), "spent": asdict(spent)}
     checkpoint.save(folder, step, tensors, state)
 
 
 def load_learner(saved: checkpoint.Checkpoint, learner: Learner) -> None:
     """Put a learner back where a checkpoint found it."""
     learner.student.load_state_dict(checkpoint.under("student", saved.tensors))
-    learner.average.load_state_dict(checkpoint.under("average", saved.tensors))
+    if learner.average is not None:
+        learner.average.load_state_dict(checkpoint.under("average", saved.tensors))
     checkpoint.unpack_optimizer(
         learner.optimizer, checkpoint.under("optimizer", saved.tensors), saved.state["optimizer"]
     )
@@ -345,13 +194,13 @@ def features_of(model: VJEPA2Model, frames: Clips, levels: tuple[int, ...]) -> l
 
 
 @torch.no_grad()
-def forecast_errors(learner: Learner, frames: Clips, recipe: PretrainRecipe) -> dict[str, float]:
+def forecast_errors(learner: Learner, frames: Clips) -> dict[str, float]:
     """L1 of the predictor's future on held-out clips beside two guesses: the last tubelet stays, the mean feature."""
-    student, teacher = learner.student, learner.teacher
+    student, teacher = learner.student.model, learner.encoder
     pixels = normalise(torch.from_numpy(frames).to(student.device))
     past, future = halves(student, len(frames))
     (known,) = tapped(student, pixels, (student.config.num_hidden_layers,), keep=past)
-    wanted = expected_form(tapped(teacher, pixels, recipe.target_levels))  # [B, N, D]
+    wanted = expected_form(tapped(teacher, pixels, target_levels(student)))  # [B, N, D]
     before, came = wanted[:, : past.shape[1]], wanted[:, past.shape[1] :]
     _, height, width = grid_of(student.config)
     last = before[:, -height * width :].repeat(1, came.shape[1] // (height * width), 1)
@@ -360,22 +209,34 @@ def forecast_errors(learner: Learner, frames: Clips, recipe: PretrainRecipe) -> 
 
 
 def gauge(learner: Learner, frames: Clips, recipe: PretrainRecipe) -> dict[str, float]:
-    """Health of the teacher's last features on held-out clips, and how well the future is told."""
-    (last,) = features_of(learner.teacher, frames, (learner.teacher.config.num_hidden_layers,))
+    """Health of the encoder's last features on held-out clips and, where features are told, how well the future is."""
+    config = learner.encoder.config
+    (last,) = features_of(learner.encoder, frames, (config.num_hidden_layers,))
     tokens = last.flatten(0, 1)
+    foresees = learner.average is not None and grid_of(config)[0] > 1
     return {
         "std": feature_std(tokens),
         "std_pooled": feature_std(last.mean(1)),
         "rank": effective_rank(tokens),
         "rank_centred": centred_rank(tokens),
-        **forecast_errors(learner, frames, recipe),
+        "decay": spectrum_decay(tokens),
+        "lidar": lidar(views_of(learner.encoder, frames, recipe)),
+        **(forecast_errors(learner, frames) if foresees else {}),
     }
 
 
+@torch.no_grad()
+def views_of(model: VJEPA2Model, frames: Clips, recipe: PretrainRecipe, count: int = 4) -> Tensor:
+    """Pooled last features of several augmentations of each clip, the same ones every time: [n, count, D]."""
+    rng, depth = np.random.default_rng(recipe.seed), (model.config.num_hidden_layers,)
+    views = [tapped(model, augment(rng, frames, recipe).to(model.device), depth)[0].mean(1) for _ in range(count)]
+    return torch.stack(views, dim=1).cpu()
+
+
 def probe(learner: Learner, frames: Clips, labels: Labels, recipe: PretrainRecipe) -> dict[str, float]:
-    """Ridge scores of each label from the teacher's features, pooled over the clip and over 2 x 2 x 2 regions."""
-    states = torch.cat(features_of(learner.teacher, frames, recipe.target_levels), dim=-1)  # [n, N, levels * D]
-    volume = states.transpose(1, 2).unflatten(-1, grid_of(learner.teacher.config))
+    """Ridge scores of each label from the encoder's features, pooled over the clip and over 2 x 2 x 2 regions."""
+    states = torch.cat(features_of(learner.encoder, frames, recipe.target_levels), dim=-1)  # [n, N, levels * D]
+    volume = states.transpose(1, 2).unflatten(-1, grid_of(learner.encoder.config))
     pooled = [nn.functional.adaptive_avg_pool3d(volume, cells).flatten(1) for cells in (1, 2)]
     scores = ridge_probe(torch.cat(pooled, dim=1).numpy(), labels)
     return {f"probe_{index}": score for index, score in enumerate(scores) if math.isfinite(score)}
@@ -426,17 +287,22 @@ class Log:
 
 
 def export(learner: Learner, out: Path) -> Path:
-    """Write `out/encoder`, an ordinary `VJEPA2Model` folder: the teacher's encoder and the student's predictor."""
-    model = deepcopy(learner.teacher)
-    model.predictor.load_state_dict(learner.student.predictor.state_dict())
+    """Write `out/encoder`, an ordinary `VJEPA2Model` folder: the encoder that is kept and the student's predictor."""
+    model = deepcopy(learner.encoder)
+    model.predictor.load_state_dict(learner.student.model.predictor.state_dict())
     model.save_pretrained(out / "encoder")
     return out / "encoder"
 
 
-def record(folder: Path, clips: int, recipe: PretrainRecipe, steps: int, seconds: float) -> None:
+def record(folder: Path, clips: int, recipe: PretrainRecipe, steps: int, spent: Spent) -> None:
     """Write how an encoder came to be beside it, for model cards: `training.json`. steps: those that were done."""
-    facts = {"objective": "V-JEPA, dense, several levels", "clips": clips, "steps_done": steps, "machine": machine()}
-    facts |= {"wall_seconds": round(seconds), "recipe": plain(recipe)}
+    facts: dict[str, Any] = {
+        "objective": objective_of(recipe).words,
+        "clips": clips,
+        "steps_done": steps,
+        "machine": machine(),
+    }
+    facts |= {"wall_seconds": round(spent.seconds), "flops": spent.flops, "recipe": plain(recipe)}
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -457,8 +323,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
 
 
-def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> tuple[int, float]:
-    """The step to start from, and the seconds taken until then: the newest checkpoint's; writes the recipe beside."""
+def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> tuple[int, Spent]:
+    """The step to start from, and what was spent until then: the newest checkpoint's; writes the recipe beside."""
     saved = checkpoint.latest(out / "checkpoints")
     if saved is not None and not resume:
         raise ValueError(f"{out} holds a run at step {saved.step}: resume it, or pretrain into another folder")
@@ -467,9 +333,9 @@ def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> 
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(plain(recipe), indent=2) + "\n", encoding="utf-8")
     if saved is None:
-        return 0, 0.0
+        return 0, Spent()
     load_learner(saved, learner)
-    return saved.step, float(saved.state.get("seconds", 0.0))
+    return saved.step, Spent(**saved.state["spent"])
 
 
 def progress_bar() -> Progress:
@@ -485,32 +351,36 @@ def run(
     resume: bool = True,
     init: Path | None = None,
     probe_labels: Path | None = None,
+    teacher: Path | None = None,
 ) -> Path:
     """Pretrain on `data`, a .npy of clips uint8 [N, F, S, S, 3]; returns the encoder's folder, `out/encoder`.
 
-    `probe_labels`: .npy of float [N, K], NaN where unknown, read from features for the log alone. The run's
-    checkpoints lie in `out/checkpoints`; with `resume` it goes on from the newest, to the same losses bit for bit in
-    fp32.
+    `teacher`: the encoder folder that salt learns from. `probe_labels`: .npy of float [N, K], NaN where unknown, read
+    from features for the log alone. The run's checkpoints lie in `out/checkpoints`; with `resume` it goes on from the
+    newest, to the same losses bit for bit in fp32.
     Raises ValueError for data or a folder that do not fit the recipe, FloatingPointError at the first non-finite loss.
     """
-    learner = build(recipe, init)
-    config = learner.student.config
+    learner = build(recipe, init, teacher)
+    config = learner.student.model.config
     clips = open_clips(data, config.frames_per_clip, config.crop_size)
     split = split_rows(len(clips), recipe.held_out, recipe.seed)
     watch = Watch(clips[split.held_out, : config.frames_per_clip], open_labels(probe_labels, split), recipe)
-    start, before = begin(out, learner, recipe, resume)
-    began = time.monotonic() - before
+    start, spent = begin(out, learner, recipe, resume)
+    peak, began = gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
     batches = prefetched(lambda step: draw(step, clips, split.train, config, recipe), start, recipe.steps)
     with progress_bar() as bar, closing(Log(out, start)) as log:
         task = bar.add_task("pretrain", total=recipe.steps, completed=start)
         for step, (pixels, mask) in batches:
+            stepped = time.monotonic()
             values, done = learn(learner, step, pixels, mask, recipe), step + 1
+            spent.flops += step_flops(learner.student, mask, recipe)
+            spent.learning += time.monotonic() - stepped
+            spent.seconds = time.monotonic() - began
             if seen := watch.look(done, learner):
-                log.write(done, values | seen)
+                log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(peak))
             if due(done, recipe.save_every, recipe):
-                save_learner(out / "checkpoints", done, learner, recipe, time.monotonic() - began)
+                save_learner(out / "checkpoints", done, learner, recipe, spent)
             bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
     encoder = export(learner, out)
-    seconds = time.monotonic() - began if start < recipe.steps else before
-    record(encoder, len(split.train), recipe, recipe.steps, seconds)
+    record(encoder, len(split.train), recipe, recipe.steps, spent)
     return encoder

@@ -115,3 +115,79 @@ def tiny() -> FitRecipe:
 
 
 RECIPES = {"nano": nano, "nano_no_imagination": nano_no_imagination, "tiny": tiny}
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """Everything that decides a pretraining run besides its data; objective: one of learner.OBJECTIVES.
+
+    The slow teacher (EMA .998 -> 1), the small rate and the variance and covariance terms hold the features
+    apart; faster teachers collapsed onto the background. `target_levels` are the layers that are predicted; `rate` is
+    the data's, in frames per second; `early_share` of the windows begin before their clip. What is neither short
+    nor causal in the masks is long. sigreg_weight, slices: LeJEPA's share of SIGReg, and its directions a step.
+    """
+
+    objective: str = "vjepa_dense"
+    encoder: str = "nano"
+    steps: int = 20_000
+    batch: int = 32
+    lr: float = 5e-4
+    final_lr: float = 1e-5
+    warmup: int = 500
+    weight_decay: float = 0.04
+    clip_grad: float = 1.0
+    ema_start: float = 0.998
+    ema_end: float = 1.0
+    target_levels: tuple[int, ...] = (2, 4, 6)
+    dense_weight: float = 0.5
+    variance_weight: float = 1.0
+    covariance_weight: float = 0.04
+    sigreg_weight: float = 0.05
+    slices: int = 256
+    short_share: float = 0.35
+    causal_share: float = 0.4
+    max_target: float = 0.5
+    rate: float = 8.0
+    early_share: float = 0.25
+    brightness: float = 0.15
+    contrast: float = 0.15
+    colour: float = 0.08
+    noise: float = 0.02
+    held_out: int = 512
+    log_every: int = 100
+    probe_every: int = 500
+    save_every: int = 500
+    seed: int = 0
+
+
+def nano_encoder() -> PretrainRecipe:
+    """The embedded encoder's pretraining."""
+    return PretrainRecipe(
+        steps=2400,
+        lr=6e-4,
+        warmup=150,
+        ema_start=0.995,
+        short_share=0.4,
+        causal_share=0.3,
+        max_target=0.35,
+        save_every=200,
+    )
+
+
+def tiny_encoder() -> PretrainRecipe:
+    """A run of seconds on a model of thousands of parameters, for tests."""
+    return PretrainRecipe(
+        encoder="tiny",
+        steps=6,
+        batch=4,
+        warmup=2,
+        target_levels=(1, 2, 3),
+        held_out=8,
+        log_every=1,
+        probe_every=6,
+        save_every=3,
+    )
+
+
+ENCODERS = {"nano": nano_encoder, "tiny": tiny_encoder}
+"""Pretraining recipes by name, as RECIPES are those of the bridge."""

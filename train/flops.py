@@ -1,0 +1,95 @@
+"""What a pretraining step costs: floating-point operations on the tokens that are kept, counted from the modules.
+
+Matrix products only, two operations a multiply-add; all else is below 2% of them. A trained product counts three times
+(forward, and backward to its input and its weight), a teacher's once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import VJEPA2Model
+from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Layer
+
+from ..perception.encoder import grid_of
+from .masks import Mask
+from .objectives import STRIDE, Student
+from .recipes import PretrainRecipe
+
+
+def linear(module: nn.Module, tokens: int) -> int:
+    """A linear layer on so many tokens."""
+    assert isinstance(module, nn.Linear), type(module)
+    return 2 * tokens * module.in_features * module.out_features
+
+
+def transformer(layers: Iterable[nn.Module], tokens: int) -> int:
+    """Transformer layers on so many tokens that all see each other."""
+    total = 0
+    for layer in layers:
+        assert isinstance(layer, VJEPA2Layer), type(layer)
+        mixed = layer.attention
+        dense = (mixed.query, mixed.key, mixed.value, mixed.proj, layer.mlp.fc1, layer.mlp.fc2)
+        total += sum(linear(one, tokens) for one in dense)
+        total += 2 * 2 * tokens**2 * mixed.all_head_size  # scores, then values
+    return total
+
+
+def embedding(model: VJEPA2Model) -> int:
+    """The patch embedding of a whole clip; all of it is embedded, whatever is kept."""
+    time_, height, width = grid_of(model.config)
+    return 2 * time_ * height * width * model.get_parameter("encoder.embeddings.patch_embeddings.proj.weight").numel()
+
+
+def encoding(model: VJEPA2Model, kept: int, trained: bool) -> int:
+    """The encoder on so many kept tokens of a clip. Nothing is differentiated by pixels."""
+    layers = transformer(model.encoder.layer, kept)
+    return 2 * embedding(model) + 3 * layers if trained else embedding(model) + layers
+
+
+def prediction(model: VJEPA2Model, shown: int, told: int) -> int:
+    """The predictor, or the decoder that it is for pixels, trained: so many tokens shown, so many more told."""
+    predictor, both = model.predictor, shown + told
+    entry = linear(predictor.embeddings.predictor_embeddings, shown)
+    return 3 * (entry + transformer(predictor.layer, both) + linear(predictor.proj, both))
+
+
+def step_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
+    """Of one step on the batch that `mask` was drawn for."""
+    model = student.model
+    time_, height, width = grid_of(model.config)
+    whole, shown, told = time_ * height * width, mask.context.shape[1], mask.target.shape[1]
+    size, pixels = model.config.hidden_size, 0 if student.head is None else 3 * linear(student.head, told)
+    learned = encoding(model, shown, trained=True)
+    if recipe.objective in ("vjepa", "vjepa_dense", "salt"):
+        levels = len(recipe.target_levels) if recipe.objective == "vjepa_dense" else 1
+        covariances = 3 * levels * 2 * shown * size**2
+        clip = encoding(model, whole, trained=False) + learned + prediction(model, shown, told) + covariances
+    elif recipe.objective == "ijepa":
+        blocks = mask.blocks * prediction(model, shown, told // mask.blocks)
+        clip = encoding(model, whole, trained=False) + learned + blocks
+    elif recipe.objective == "lejepa":
+        sketches = 2 * 2 * (1 + whole // STRIDE) * size * recipe.slices  # directions are not trained
+        clip = encoding(model, whole, trained=True) + learned + prediction(model, shown, told) + sketches
+    elif recipe.objective == "pixel_ar":
+        clip = learned + prediction(model, shown, 0) + pixels
+    else:
+        clip = learned + prediction(model, shown, told) + pixels
+    return len(mask.context) * clip
+
+
+def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 1024, seconds: float = 0.3) -> float:
+    """Operations a second that this machine reaches on square matrix products: the most of several short runs."""
+    one = torch.full((size, size), 0.5, dtype=dtype, device=device)  # no random numbers: a run draws its own
+    torch.mm(one, one)
+    best, began = float("inf"), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        torch.mm(one, one)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,261 @@
+"""One learner for every pretraining objective: what it trains, what it computes with, one step of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import VJEPA2Model
+
+from ..perception.encoder import grid_of, nano_config, picture_config, tiny_config
+from .masks import SCATTERED, TUBES, Grid, Mask, MaskRecipe, ahead, multiblock, sample, tubes
+from .objectives import Parts, Student, Weights, ijepa, lejepa, pixels_hidden, pixels_next, sketch, vjepa
+from .recipes import PretrainRecipe
+
+CONFIGS = {"nano": nano_config, "nano_picture": picture_config, "tiny": tiny_config}
+Draw = Callable[[np.random.Generator, Grid, int, "PretrainRecipe"], Mask]
+Loss = Callable[["Learner", Tensor, Mask, "PretrainRecipe", int], Parts]
+
+
+@dataclass
+class Learner:
+    """What a run changes: the student, its slow copy where there is one, and the optimizer, all fp32; and the two that
+    compute, the student and its teacher (the slow copy's, or a frozen one), in `train_dtype`."""
+
+    student: Student
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    live_student: Student
+    live_teacher: VJEPA2Model | None
+
+    @property
+    def encoder(self) -> VJEPA2Model:
+        """The encoder that is measured and kept: the slow copy's, or the student's own."""
+        return self.student.model if self.average is None else self.teacher
+
+    @property
+    def teacher(self) -> VJEPA2Model:
+        """The slow copy."""
+        assert self.average is not None, "this objective has no slow copy"
+        module = self.average.module
+        assert isinstance(module, Student)
+        return module.model
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One way to learn: its name in words, the masks it draws, its loss; "slow", "frozen" or no teacher; whether it
+    tells pixels rather than features."""
+
+    words: str
+    draw: Draw
+    loss: Loss
+    teacher: Literal["slow", "frozen"] | None = None
+    pixels: bool = False
+
+
+def block_masks(rng: np.random.Generator, grid: Grid, batch: int, recipe: PretrainRecipe) -> Mask:
+    return sample(rng, grid, batch, MaskRecipe(recipe.short_share, recipe.causal_share, recipe.max_target))
+
+
+def latent(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int, dense: bool) -> Parts:
+    """V-JEPA, from the last layer or, dense, from several and on context places too."""
+    assert learner.live_teacher is not None
+    levels = recipe.target_levels if dense else (learner.student.model.config.num_hidden_layers,)
+    weights = Weights(recipe.dense_weight if dense else 0.0, recipe.variance_weight, recipe.covariance_weight)
+    return vjepa(learner.live_student, learner.live_teacher, pixels, mask, levels, weights)
+
+
+def latent_blocks(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
+    assert learner.live_teacher is not None
+    return ijepa(learner.live_student, learner.live_teacher, pixels, mask)
+
+
+def regularised(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
+    width = learner.student.model.config.hidden_size
+    directions = sketch(width, recipe.slices, recipe.seed, step).to(pixels.device)
+    return lejepa(learner.live_student, pixels, mask, recipe.sigreg_weight, directions)
+
+
+def hidden(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
+    return pixels_hidden(learner.live_student, pixels, mask)
+
+
+def following(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
+    return pixels_next(learner.live_student, pixels, mask)
+
+
+OBJECTIVES = {
+    "vjepa": Objective("V-JEPA", block_masks, partial(latent, dense=False), "slow"),
+    "vjepa_dense": Objective("V-JEPA, dense, several levels", block_masks, partial(latent, dense=True), "slow"),
+    "salt": Objective("SALT, from a frozen teacher", block_masks, partial(latent, dense=False), "frozen"),
+    "lejepa": Objective("LeJEPA", block_masks, regularised),
+    "ijepa": Objective("I-JEPA", lambda rng, grid, batch, _: multiblock(rng, grid, batch), latent_blocks, "slow"),
+    "videomae": Objective("VideoMAE", lambda rng, grid, batch, _: tubes(rng, grid, batch, TUBES), hidden, pixels=True),
+    "mae": Objective("MAE", lambda rng, grid, batch, _: tubes(rng, grid, batch, SCATTERED), hidden, pixels=True),
+    "pixel_ar": Objective("Pixels, autoregressive", lambda _, grid, n, __: ahead(grid, n), following, pixels=True),
+}
+"""Each by its name in recipes. What differs between two of them stands here; encoder, order of the data and optimizer
+are the same."""
+PICTURES = ("ijepa", "mae")
+"""Objectives for encoders of single frames."""
+
+
+def objective_of(recipe: PretrainRecipe) -> Objective:
+    """Raises ValueError for an unknown one, and for one that does not fit the recipe's encoder."""
+    if recipe.objective not in OBJECTIVES:
+        raise ValueError(f"objective {recipe.objective!r} is not one of {', '.join(OBJECTIVES)}: choose one of these")
+    return OBJECTIVES[recipe.objective]
+
+
+def train_device() -> torch.device:
+    """Where pretraining runs."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train_dtype() -> torch.dtype:
+    """The type that pretraining computes in: bf16 where the machine multiplies it natively (else 100x slower)."""
+    if train_device().type == "cuda":
+        return torch.bfloat16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def build(recipe: PretrainRecipe, init: Path | None, teacher: Path | None = None) -> Learner:
+    """A fresh learner, or one that starts from a `VJEPA2Model` folder; teacher: the folder of a frozen one.
+
+    Raises ValueError where objective, encoder and teacher do not fit each other.
+    """
+    objective = objective_of(recipe)
+    torch.manual_seed(recipe.seed)
+    model = encoder_for(recipe, init)
+    student = Student(model, objective.pixels)
+    student.train().float()
+    nn.Module.to(student, train_device())
+    frozen = frozen_teacher(recipe, model, teacher)
+    average = None
+    if objective.teacher == "slow":
+        average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_start))
+        average.requires_grad_(False)
+    groups = [
+        {"params": [p for p in student.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in student.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
+    live_teacher = frozen if average is None else live_copy(average.module).model
+    return Learner(student, average, optimizer, live_copy(student), live_teacher)
+
+
+def encoder_for(recipe: PretrainRecipe, init: Path | None) -> VJEPA2Model:
+    """The encoder and predictor that a run starts from; its config says what the predictor will tell."""
+    if init is None and recipe.encoder not in CONFIGS:
+        raise ValueError(f"encoder {recipe.encoder!r} is not one of {', '.join(CONFIGS)}: choose one, or pass init")
+    model = VJEPA2Model(CONFIGS[recipe.encoder]()) if init is None else VJEPA2Model.from_pretrained(init)
+    if recipe.objective in PICTURES and grid_of(model.config)[0] != 1:
+        raise ValueError(
+            f"objective {recipe.objective} learns from single frames, but encoder {recipe.encoder} sees several: "
+            "set encoder=nano_picture"
+        )
+    dense = recipe.objective == "vjepa_dense"
+    model.config.target_levels = list(recipe.target_levels) if dense else [model.config.num_hidden_layers]
+    model.config.rate = recipe.rate
+    return model
+
+
+def frozen_teacher(recipe: PretrainRecipe, model: VJEPA2Model, folder: Path | None) -> VJEPA2Model | None:
+    """The teacher that salt learns from, None for other objectives."""
+    wanted = objective_of(recipe).teacher == "frozen"
+    if (folder is not None) != wanted:
+        given = (
+            "needs a frozen teacher: pass --teacher DIR" if wanted else "takes no frozen teacher: leave --teacher out"
+        )
+        raise ValueError(f"objective {recipe.objective} {given}")
+    if folder is None:
+        return None
+    frozen: VJEPA2Model = VJEPA2Model.from_pretrained(folder).eval().requires_grad_(False)
+    if frozen.config.hidden_size != model.config.hidden_size or grid_of(frozen.config) != grid_of(model.config):
+        raise ValueError(
+            f"{folder} has another grid or width than the encoder that learns: its features cannot be told"
+        )
+    return nn.Module.to(frozen, train_device(), train_dtype())
+
+
+def live_copy(master: nn.Module) -> Student:
+    """The module that computes for an fp32 master: itself in fp32, a copy where `train_dtype` is smaller."""
+    live = master if train_dtype() == torch.float32 else deepcopy(master).to(train_dtype())
+    assert isinstance(live, Student)
+    return live
+
+
+@torch.no_grad()
+def refresh(live: nn.Module, master: nn.Module) -> None:
+    """Round the master's weights into its live copy."""
+    if live is not master:
+        for small, exact in zip(live.parameters(), master.parameters(), strict=True):
+            small.copy_(exact)
+
+
+def hand_gradients(live: nn.Module, master: nn.Module) -> None:
+    """Move the live copy's gradients to the master, in fp32."""
+    if live is not master:
+        for small, exact in zip(live.parameters(), master.parameters(), strict=True):
+            exact.grad = None if small.grad is None else small.grad.to(exact.dtype)
+            small.grad = None
+
+
+def gradients(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: PretrainRecipe) -> dict[str, float]:
+    """The loss and its parts for a batch; leaves their gradients on the student."""
+    refresh(learner.live_student, learner.student)
+    if learner.average is not None and learner.live_teacher is not None:
+        refresh(learner.live_teacher, learner.teacher)
+    place = learner.live_student.model
+    pixels, mask = pixels.to(place.device, place.dtype), mask.to(place.device)
+    parts = objective_of(recipe).loss(learner, pixels, mask, recipe, step)
+    parts["loss"].backward()
+    hand_gradients(learner.live_student, learner.student)
+    return {name: float(part.detach()) for name, part in parts.items()}
+
+
+def learn(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: PretrainRecipe) -> dict[str, float]:
+    """One step of the student and its teacher; returns the loss and its parts."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learning_rate(step, recipe)
+    values = gradients(learner, step, pixels, mask, recipe)
+    values["grad_norm"] = float(nn.utils.clip_grad_norm_(learner.student.parameters(), recipe.clip_grad))
+    refuse_nonfinite(step, values)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.average is not None:
+        learner.average.multi_avg_fn = get_ema_multi_avg_fn(momentum(step, recipe))
+        learner.average.update_parameters(learner.student)
+    return values
+
+
+def refuse_nonfinite(step: int, values: dict[str, float]) -> None:
+    """Stop before the optimizer spreads it."""
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise FloatingPointError(
+            f"step {step}: {', '.join(wrong)}; nothing of this step was kept: try a lower lr in a new folder"
+        )
+
+
+def learning_rate(step: int, recipe: PretrainRecipe) -> float:
+    """Linear warm-up, then a cosine down to `final_lr`: a function of the step alone, so that it has no state."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.final_lr + (recipe.lr - recipe.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def momentum(step: int, recipe: PretrainRecipe) -> float:
+    """The teacher's decay, linear from `ema_start` to `ema_end`."""
+    return recipe.ema_start + (recipe.ema_end - recipe.ema_start) * step / recipe.steps
