@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from foretell.perception.predictor import imagine, target_levels
 from foretell.train import checkpoint, learner
 from foretell.train.learner import build, learn, learning_rate, momentum
 from foretell.train.masks import MaskRecipe, sample
-from foretell.train.objectives import Weights, covariance, variance, vjepa
+from foretell.train.objectives import Weights, covariance, spread, variance, vjepa
 from foretell.train.pretrain import augment, draw, draw_windows, run, split_rows
 from foretell.train.recipes import tiny_encoder as tiny
 
@@ -159,10 +160,11 @@ def test_rate_warms_up_then_falls_and_the_teacher_slows_down() -> None:
 
 def test_variance_and_covariance_are_zero_on_white_features_alone() -> None:
     white = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0)) * 1.1
-    assert float(variance(white)) == 0
-    assert float(covariance(white)) < 0.05
-    assert float(variance(torch.ones(100, 8))) == pytest.approx(0.99, abs=0.01)
-    assert float(covariance(white[:, :1].repeat(1, 8))) > 5
+    assert float(variance(spread(white))) == 0
+    assert float(covariance(spread(white))) < 0.05
+    assert float(variance(spread(torch.ones(100, 8)))) == pytest.approx(0.99, abs=0.01)
+    assert float(covariance(spread(white[:, :1].repeat(1, 8)))) > 5
+    torch.testing.assert_close(spread(white[:, :3]), torch.cov(white[:, :3].T))
 
 
 def test_the_teacher_gets_no_gradient_and_the_student_does(data: Path) -> None:
@@ -357,3 +359,40 @@ def test_killed_while_saving_and_resumed_is_the_run_that_was_never_killed(
     # One process's sums may run on another number of threads than the other's.
     assert losses(tmp_path) == pytest.approx(losses(finished), rel=1e-5)
     assert (tmp_path / "encoder" / "model.safetensors").exists()
+
+
+RANK = """
+import sys
+from pathlib import Path
+import torch
+from foretell.train import learner, pretrain
+from foretell.train.recipes import tiny_encoder
+
+learner.train_dtype = lambda: torch.float32
+pretrain.run(Path(sys.argv[1]), Path(sys.argv[2]), tiny_encoder())
+"""
+
+
+def test_two_ranks_learn_as_one(data: Path, finished: Path, tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--main_process_port", port]
+    command = [sys.executable, "-m", *launch, str(script), str(data), str(tmp_path / "run")]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    alone, together = losses(finished), losses(tmp_path / "run")
+    assert alone.keys() == together.keys()
+    assert [together[step] for step in alone] == pytest.approx(list(alone.values()), rel=1e-4)
+    assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()
+
+
+def test_a_batch_that_does_not_divide_among_ranks_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 3)
+    with pytest.raises(ValueError, match="does not divide among 3"):
+        run(data, tmp_path, tiny())

@@ -12,13 +12,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import VJEPA2Model
 
 from ..perception.encoder import grid_of, nano_config, picture_config, tiny_config
 from .masks import SCATTERED, TUBES, Grid, Mask, MaskRecipe, ahead, multiblock, sample, tubes
-from .objectives import Parts, Student, Weights, ijepa, lejepa, pixels_hidden, pixels_next, sketch, vjepa
+from .objectives import Parts, Student, Weights, ijepa, lejepa, pixels_hidden, pixels_next, ranks, sketch, vjepa
 from .recipes import PretrainRecipe
 
 CONFIGS = {"nano": nano_config, "nano_picture": picture_config, "tiny": tiny_config}
@@ -228,7 +229,7 @@ def learn(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: Pretr
     """One step of the student and its teacher; returns the loss and its parts."""
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(step, recipe)
-    values = gradients(learner, step, pixels, mask, recipe)
+    values = share(learner.student, gradients(learner, step, pixels, mask, recipe))
     values["grad_norm"] = float(nn.utils.clip_grad_norm_(learner.student.parameters(), recipe.clip_grad))
     refuse_nonfinite(step, values)
     learner.optimizer.step()
@@ -237,6 +238,21 @@ def learn(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: Pretr
         learner.average.multi_avg_fn = get_ema_multi_avg_fn(momentum(step, recipe))
         learner.average.update_parameters(learner.student)
     return values
+
+
+@torch.no_grad()
+def share(student: Student, values: dict[str, float]) -> dict[str, float]:
+    """Average the student's gradients over the ranks, and the loss and its parts."""
+    if ranks() == 1:
+        return values
+    held = [p.grad for p in student.parameters() if p.grad is not None]
+    numbers = torch.tensor(list(values.values()), device=held[0].device)
+    flat = torch.cat([*(grad.flatten() for grad in held), numbers])
+    dist.all_reduce(flat)
+    *means, numbers = (flat / ranks()).split([*(grad.numel() for grad in held), len(values)])
+    for grad, mean in zip(held, means, strict=True):
+        grad.copy_(mean.view_as(grad))
+    return dict(zip(values, numbers.tolist(), strict=True))
 
 
 def refuse_nonfinite(step: int, values: dict[str, float]) -> None:

@@ -25,6 +25,10 @@ class Mask:
     future: bool = False
     blocks: int = 1
 
+    def rows(self, which: slice) -> Mask:
+        """Of some clips of the batch."""
+        return replace(self, context=self.context[which], target=self.target[which])
+
     def to(self, device: torch.device) -> Mask:
         return replace(self, context=self.context.to(device), target=self.target.to(device))
 

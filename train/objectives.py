@@ -63,16 +63,22 @@ class Weights:
     covariance: float = 0.04
 
 
-def variance(features: Tensor) -> Tensor:
-    """How far the channels' spread across samples [n, D] falls short of 1 (VICReg, arXiv 2105.04906, equation 1)."""
-    return F.relu(1 - (features.var(dim=0) + 1e-4).sqrt()).mean()
+def spread(features: Tensor) -> Tensor:
+    """Covariance matrix of samples [n, D], those of all ranks together: [D, D]."""
+    count = len(features) * ranks()
+    centred = features - over_ranks(features.mean(dim=0))
+    return over_ranks(centred.T @ centred / len(features)) * count / (count - 1)
 
 
-def covariance(features: Tensor) -> Tensor:
-    """How much channels [n, D] repeat each other: squared off-diagonal covariances over D (VICReg, equation 3)."""
-    centred = features - features.mean(dim=0)
-    matrix = centred.T @ centred / (len(features) - 1)
-    return (matrix.square().sum() - matrix.diagonal().square().sum()) / features.shape[1]
+def variance(matrix: Tensor) -> Tensor:
+    """How far the channels' spread, the roots of a covariance matrix's diagonal, falls short of 1 (VICReg, arXiv
+    2105.04906, equation 1)."""
+    return F.relu(1 - (matrix.diagonal() + 1e-4).sqrt()).mean()
+
+
+def covariance(matrix: Tensor) -> Tensor:
+    """How much channels repeat each other: squared off-diagonal covariances over their number (VICReg, equation 3)."""
+    return (matrix.square().sum() - matrix.diagonal().square().sum()) / len(matrix)
 
 
 def vjepa(
@@ -92,12 +98,12 @@ def vjepa(
     states = tapped(student.model, pixels, (*levels, depth), keep=mask.context)
     told = complete(student.model, states[-1], mask.context, mask.target, FUTURE if mask.future else BLOCKS)
     seen = mask.context.shape[1]
-    flat = [F.layer_norm(state.float(), state.shape[-1:]).flatten(0, 1) for state in states[:-1]]
+    spreads = [spread(F.layer_norm(state.float(), state.shape[-1:]).flatten(0, 1)) for state in states[:-1]]
     parts = {
         "predict": F.l1_loss(told[:, seen:].float(), gather(wanted, mask.target)),
         "dense": F.l1_loss(told[:, :seen].float(), gather(wanted, mask.context)),
-        "variance": torch.stack([variance(state) for state in flat]).mean(),
-        "covariance": torch.stack([covariance(state) for state in flat]).mean(),
+        "variance": torch.stack([variance(one) for one in spreads]).mean(),
+        "covariance": torch.stack([covariance(one) for one in spreads]).mean(),
     }
     loss = parts["predict"] + sum(getattr(weights, name) * parts[name] for name in ("dense", "variance", "covariance"))
     return {"loss": loss, **parts}
@@ -154,12 +160,17 @@ def sigreg(features: Tensor, directions: Tensor, knots: int = 17, reach: float =
     return 2 * torch.trapezoid(gap * normal, t, dim=-1).mean()
 
 
+def ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def over_ranks(mean: Tensor) -> Tensor:
     """The mean of equally large ranks' means, with gradients to all of them."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if ranks() == 1:
         return mean
     summed: Tensor = all_reduce(mean)
-    return summed / dist.get_world_size()
+    return summed / ranks()
 
 
 def sketch(width: int, count: int, seed: int, step: int) -> Tensor:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -128,6 +129,13 @@ def draw(step: int, clips: Clips, rows: Rows, config: VJEPA2Config, recipe: Pret
     windows = draw_windows(rng, recipe.batch, clips.shape[1], config.frames_per_clip, recipe.early_share)
     frames = np.stack([clips[row][window] for row, window in zip(chosen, windows, strict=True)])
     return augment(rng, frames, recipe), objective_of(recipe).draw(rng, grid_of(config), recipe.batch, recipe)
+
+
+def part(batch: tuple[Tensor, Mask], rank: int, count: int) -> tuple[Tensor, Mask]:
+    """One rank's clips of a batch that all ranks draw alike."""
+    pixels, mask = batch
+    mine = slice(rank, None, count)
+    return pixels[mine], mask.rows(mine)
 
 
 def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[tuple[int, T]]:
@@ -338,10 +346,15 @@ def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> 
     return saved.step, Spent(**saved.state["spent"])
 
 
-def progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+def progress_bar(shown: bool = True) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
+    return Progress(*columns, disable=not shown)
 
 
 def run(
@@ -357,9 +370,16 @@ def run(
 
     `teacher`: the encoder folder that salt learns from. `probe_labels`: .npy of float [N, K], NaN where unknown, read
     from features for the log alone. The run's checkpoints lie in `out/checkpoints`; with `resume` it goes on from the
-    newest, to the same losses bit for bit in fp32.
+    newest, to the same losses bit for bit in fp32. Under `accelerate launch` the ranks share each batch; losses are
+    those of one process but for rounding.
     Raises ValueError for data or a folder that do not fit the recipe, FloatingPointError at the first non-finite loss.
     """
+    accelerator = Accelerator()
+    rank, count, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    if recipe.batch % count:
+        raise ValueError(
+            f"a batch of {recipe.batch} does not divide among {count} processes: set a multiple of {count}"
+        )
     learner = build(recipe, init, teacher)
     config = learner.student.model.config
     clips = open_clips(data, config.frames_per_clip, config.crop_size)
@@ -367,20 +387,23 @@ def run(
     watch = Watch(clips[split.held_out, : config.frames_per_clip], open_labels(probe_labels, split), recipe)
     start, spent = begin(out, learner, recipe, resume)
     peak, began = gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
-    batches = prefetched(lambda step: draw(step, clips, split.train, config, recipe), start, recipe.steps)
-    with progress_bar() as bar, closing(Log(out, start)) as log:
+    batches = prefetched(
+        lambda step: part(draw(step, clips, split.train, config, recipe), rank, count), start, recipe.steps
+    )
+    with progress_bar(shown=main) as bar, closing(Log(out, start)) if main else nullcontext() as log:
         task = bar.add_task("pretrain", total=recipe.steps, completed=start)
         for step, (pixels, mask) in batches:
             stepped = time.monotonic()
             values, done = learn(learner, step, pixels, mask, recipe), step + 1
-            spent.flops += step_flops(learner.student, mask, recipe)
+            spent.flops += count * step_flops(learner.student, mask, recipe)
             spent.learning += time.monotonic() - stepped
             spent.seconds = time.monotonic() - began
-            if seen := watch.look(done, learner):
-                log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(peak))
-            if due(done, recipe.save_every, recipe):
+            if log is not None and (seen := watch.look(done, learner)):
+                log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(count * peak))
+            if main and due(done, recipe.save_every, recipe):
                 save_learner(out / "checkpoints", done, learner, recipe, spent)
             bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
-    encoder = export(learner, out)
-    record(encoder, len(split.train), recipe, recipe.steps, spent)
-    return encoder
+    if main:
+        record(export(learner, out), len(split.train), recipe, recipe.steps, spent)
+    accelerator.wait_for_everyone()
+    return out / "encoder"
