@@ -104,7 +104,8 @@ class Reader(nn.Module):
         return mixed
 
 
-def _block(width: int, heads: int) -> nn.TransformerEncoderLayer:
+def block(width: int, heads: int) -> nn.TransformerEncoderLayer:
+    """Self-attention and an MLP, normed first: [B, N, D] -> [B, N, D]."""
     return nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
@@ -182,7 +183,7 @@ class WorldProjector(nn.Module):
         self.config = config
         width, heads = config.width, config.heads
         self.seen = Intake(config.feature_width, tuple(config.grid), width)
-        self.blocks = nn.ModuleList(_block(width, heads) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(block(width, heads) for _ in range(config.depth))
         self.cells = GridCode(tuple(config.cells), width)
         self.globals = nn.Parameter(torch.randn(config.global_tokens, width) * 0.5)
         if config.imagined_tokens:
@@ -192,7 +193,7 @@ class WorldProjector(nn.Module):
         self.reader = Reader(width, heads)
         if config.slots:
             self.slots = Slots(config)
-            self.settle = _block(width, heads)
+            self.settle = block(width, heads)
         self.out = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, config.llm_width),
@@ -224,8 +225,8 @@ class WorldProjector(nn.Module):
                 [tokens, self.imagined(average(imagined, tuple(self.config.imagined_grid))) + self.imagined_type], dim=1
             )
             queries = torch.cat([queries, self.imagined_queries])
-        for block in self.blocks:
-            tokens = block(tokens)
+        for one in self.blocks:
+            tokens = one(tokens)
         read: Tensor = self.reader(queries, tokens)
         return self.settle(read) if self.config.slots else read
 

@@ -7,13 +7,9 @@ that was stopped goes on where it was; the figures are made from these rows and 
 import json
 import multiprocessing
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +18,7 @@ import numpy as np
 from ..perception.video import Clip, frame_grid
 from ..train.data import Packed, load_clips, questions_by_clip
 from .controls import Blind, MeanFeatures, Probabilities, Row
+from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import (
     Figure,
     aurc,
@@ -181,34 +178,18 @@ class Samples:
         """Keep the rows of these takers under these marks; drop others, and a last line that was cut off."""
         self.path = path
         marks = {(taker.name, taker.mark) for taker in takers}
-        self.rows = {(row["taker"], row["id"]): row for row in _readable(path) if (row["taker"], row["mark"]) in marks}
+        self.rows = {(row["taker"], row["id"]): row for row in readable(path) if (row["taker"], row["mark"]) in marks}
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, "".join(_line(row) for row in self.rows.values()))
+        write(path, "".join(line(row) for row in self.rows.values()))
 
     def add(self, rows: Iterable[Row]) -> None:
         fresh = list(rows)
         self.rows.update({(row["taker"], row["id"]): row for row in fresh})
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(map(_line, fresh))
+            file.writelines(line(row) for row in fresh)
 
     def of(self, taker: str, rows: Iterable[Row]) -> list[Row]:
         return [self.rows[taker, row["id"]] for row in rows]
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _readable(path: Path) -> Iterator[Row]:
-    """Whole JSON lines of a file that may have been cut off, or may not exist."""
-    if path.is_file():
-        yield from map(json.loads, path.read_bytes().split(b"\n")[:-1])
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def unanswered(taker: Taker, groups: Sequence[Group], samples: Samples) -> list[Group]:
@@ -258,7 +239,7 @@ def sit_together(taker: Taker, groups: Sequence[Group], samples: Samples, worker
         helper.join()
     if failed := [helper.exitcode for helper in helpers if helper.exitcode]:
         raise RuntimeError(f"{taker.name}: {len(failed)} of {len(helpers)} processes failed: their errors are above")
-    samples.add(row for part in parts for row in _readable(part))
+    samples.add(row for part in parts for row in readable(part))
     for part in parts:
         part.unlink()
 
@@ -335,21 +316,6 @@ def abstention(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
-def _mark(*parts: str | Path) -> str:
-    """A short name of what answers depend on: changes when weights, settings or questions change."""
-    whole = sha256()
-    for part in parts:
-        files = sorted(Path(part).rglob("*")) if Path(part).is_dir() else []
-        for file in (f for f in files if f.suffix in {".safetensors", ".json"} and f.name != "training.json"):
-            whole.update(f"{file.relative_to(part)} {_digest(file)}\n".encode())
-        whole.update(f"{'folder' if files else part}\n".encode())
-    return whole.hexdigest()[:16]
-
-
 def load_model(source: str | Path) -> "Foretell":
     """In the machine's fastest type: bf16 halves an exam's hours where it is native; the results say which it was."""
     from ..reasoner.answer import Foretell
@@ -374,15 +340,15 @@ def _takers(
     source: str | Path, packed: Packed, train: Packed | None, controls: Mapping[str, str | Path]
 ) -> Iterator[Taker]:
     """The model, its two controls where there is training data, and the other models to compare with."""
-    data = _digest(packed.root / "questions.jsonl")
-    yield Taker(MODEL, _mark(source, data), partial(_watching, source, packed))
+    data = digest(packed.root / "questions.jsonl")
+    yield Taker(MODEL, mark(source, data), partial(_watching, source, packed))
     if train is not None:
-        learned = _digest(train.root / "questions.jsonl")
-        yield Taker("blind", _mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))), shared=False)
-        mean_mark = _mark(source, data, learned)
+        learned = digest(train.root / "questions.jsonl")
+        yield Taker("blind", mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))), shared=False)
+        mean_mark = mark(source, data, learned)
         yield Taker("mean features", mean_mark, lambda: watching(_mean_features(load_model(source), train), packed))
     for name, folder in controls.items():
-        yield Taker(name, _mark(folder, data), partial(_watching, folder, packed))
+        yield Taker(name, mark(folder, data), partial(_watching, folder, packed))
 
 
 def _watching(source: str | Path, packed: Packed) -> Answers:
@@ -399,32 +365,6 @@ def figures(answered: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     }
 
 
-def _provenance(command: str) -> dict[str, Any]:
-    today = datetime.now(UTC).date().isoformat()
-    return {"command": command, "commit": _commit(), "date": today, "machine": _machine()}
-
-
-def _commit() -> str:
-    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" outside of a repository."""
-    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.stdout.strip()
-
-
-def _machine() -> str:
-    """What figures and speed may depend on, and nothing that names the machine."""
-    import torch
-
-    from ..reasoner.llm import native_dtype
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-    dtype = str(native_dtype()).removeprefix("torch.")
-    return f"{os.cpu_count()} cores, {platform.machine()}, {device}, {dtype}, torch {torch.__version__}"
-
-
 def _data(packed: Packed, groups: Sequence[Group]) -> dict[str, Any]:
     """What a split held: enough to make it again and to see that it is the same."""
     rows, seeds = [row for group in groups for row in group], [clip["seed"] for clip in packed.clips]
@@ -433,17 +373,8 @@ def _data(packed: Packed, groups: Sequence[Group]) -> dict[str, Any]:
         "clips": len({row["video"] for row in rows}),
         "scenes": len({row["scene"] for row in rows}),
         "seeds": [min(seeds), max(seeds)],
-        "sha256": _digest(packed.root / "questions.jsonl"),
+        "sha256": digest(packed.root / "questions.jsonl"),
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to four decimals: finer than any interval, and easier to read."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def run(
@@ -478,11 +409,11 @@ def run(
         sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
     answered = {taker.name: kept.of(taker.name, [row for group in groups for row in group]) for taker in takers}
     found = {
-        **_provenance(command),
+        **provenance(command),
         "data": {"test": _data(packed, groups)}
         | ({"train": _data(train, by_frames(load_rows(train)))} if train else {}),
         "figures": figures(answered),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write(out, json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n")
+    write(out, json.dumps(rounded(found), indent=1, ensure_ascii=False) + "\n")
     return found

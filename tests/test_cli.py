@@ -27,6 +27,7 @@ COMMANDS = {
     "pretrain": "RECIPE --data --out --set --init --resume --no-resume --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
+    "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "doctor": "--json",
 }
 QUESTION = "Will the tower fall?"

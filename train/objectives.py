@@ -45,12 +45,18 @@ def patch_size(config: VJEPA2Config) -> int:
     return int(config.tubelet_size * config.patch_size**2 * 3)
 
 
-def patches(pixels: Tensor, config: VJEPA2Config) -> Tensor:
-    """Each token's pixels, standardised within the token (MAE, section 4.1): [B, T, 3, H, W] -> float32 [B, N, P]."""
+def pixels_of(pixels: Tensor, config: VJEPA2Config) -> Tensor:
+    """Each token's pixels: [B, T, 3, H, W] -> float32 [B, N, P]."""
     time, height, width = grid_of(config)
     tokens = pixels.float().unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(1, (time, -1))
     # [B, t, frames, 3, h, patch, w, patch] -> [B, t, h, w, ...]
     flat: Tensor = tokens.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4).flatten(1, 3)
+    return flat
+
+
+def patches(pixels: Tensor, config: VJEPA2Config) -> Tensor:
+    """Each token's pixels, standardised within the token (MAE, section 4.1): [B, T, 3, H, W] -> float32 [B, N, P]."""
+    flat = pixels_of(pixels, config)
     return (flat - flat.mean(-1, keepdim=True)) / (flat.var(-1, keepdim=True) + 1e-6).sqrt()
 
 

@@ -1,0 +1,438 @@
+"""What an encoder's frozen features tell: probes of growing strength on outcomes and physical variables, with controls.
+
+A weak probe asks what lies open in the features, a strong one what is in them at all; the strongest on raw pixels is a
+small supervised network of its own. So every figure stands beside a random-init encoder and raw pixels under the same
+probe, the same labels and the same training. Shapes: n clips, N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import VJEPA2Model
+
+from ..bridge.projector import Intake, Reader, block
+from ..perception.encoder import VJEPA2World, grid_of, normalise, resize, tapped
+from ..train.data import Packed, load_clips
+from ..train.objectives import pixels_of
+from .record import digest, line, mark, provenance, readable, rounded, write
+from .stats import Statistic, balanced_accuracy, figure
+
+Row = dict[str, Any]
+Features = NDArray[np.float16]  # [n, N, C]
+Floats = NDArray[np.float32]
+Grid = tuple[int, int, int]
+See = Callable[[Tensor], Tensor]
+Cell = tuple[str, str, str]  # taker, variable, probe
+PROBES = ("ridge", "knn", "attentive1", "attentive4")
+RATES = ((3e-4, 0.01), (1e-3, 0.01), (1e-3, 0.1), (3e-3, 0.05))
+"""Learning rate and weight decay of the attentive heads that are trained side by side; validation picks one, as
+V-JEPA 2 does (Assran et al. 2025, arXiv 2506.09985, section 5)."""
+NEIGHBOURS = (5, 20, 50)
+
+
+def variables_of(clip: Row) -> dict[str, float]:
+    """What a probe may be asked of a clip: its outcome, 0 or 1, and physical variables at the last shown frame.
+
+    x, y (places in the image), speed (m/s) and mass (its logarithm, kg) are of the object that moves or is named first;
+    margin, in metres, is a tower's smallest distance of a centre of mass from the rim of its support.
+    """
+    last = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
+    now, before = (np.array(clip["states"][frame][0]) for frame in (last, max(last - 1, 0)))
+    told = {clip["outcome"]["name"]: float(clip["outcome"]["value"]), "x": float(now[7]), "y": float(now[8])}
+    if clip["scenario"] == "towers":
+        return told | {"margin": float(min(clip["notes"]["margins"]))}
+    if clip["scenario"] != "dominoes" and last > 0:
+        told["speed"] = float(np.linalg.norm(now[:3] - before[:3]) * clip["fps"])
+        told["mass"] = math.log(volume(clip["objects"][0]) * clip["objects"][0]["density"])
+    return told
+
+
+def volume(one: Row) -> float:
+    """Of an object, from its half sizes: cubic metres."""
+    half: list[float] = one["half"]
+    if one["shape"] == "box":
+        return 8.0 * math.prod(half)
+    return 4 / 3 * math.pi * half[0] ** 3 if one["shape"] == "ball" else math.pi * half[0] ** 2 * 2 * half[1]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One variable of the clips of a split where it is known: rows of the split, values, scenes; binary or measured."""
+
+    name: str
+    rows: NDArray[np.int64]
+    values: Floats
+    scenes: list[str]
+
+    @property
+    def binary(self) -> bool:
+        return set(np.unique(self.values)) <= {0.0, 1.0}
+
+    def part(self, which: NDArray[np.int64]) -> Question:
+        return Question(self.name, self.rows[which], self.values[which], [self.scenes[i] for i in which])
+
+
+def questions_of(clips: Sequence[Row]) -> dict[str, Question]:
+    """Every variable that at least one clip has, by name."""
+    told = [variables_of(clip) for clip in clips]
+    found = {}
+    for name in sorted({name for one in told for name in one}):
+        rows = np.array([row for row, one in enumerate(told) if name in one])
+        values = np.array([told[row][name] for row in rows], dtype=np.float32)
+        found[name] = Question(name, rows, values, [clips[row]["scene"] for row in rows])
+    return found
+
+
+@torch.no_grad()
+def watch(packed: Packed, see: See, world: VJEPA2World) -> Features:
+    """Features of every clip, shown up to its `until`: see maps uint8 [B, T, S, S, 3] to [B, N, C]."""
+    parts = []
+    for start in range(0, len(packed.clips), 64):
+        rows = range(start, min(start + 64, len(packed.clips)))
+        shown = [packed.shown(row, packed.clips[row]["until"], world.rate, world.frames) for row in rows]
+        squares = torch.stack([resize(torch.from_numpy(np.ascontiguousarray(one)), world.size) for one in shown])
+        parts.append(see(squares).half().numpy())
+    return np.concatenate(parts)
+
+
+def layer_of(world: VJEPA2World, layer: int) -> See:
+    """The encoder's tokens after one layer (0: its patch embedding)."""
+    return lambda frames: tapped(world.model, normalise(frames), (layer,))[0]
+
+
+def raw_pixels(world: VJEPA2World) -> See:
+    """The same tokens as plain pixels."""
+    return lambda frames: pixels_of(normalise(frames), world.model.config)
+
+
+def random_init(world: VJEPA2World, seed: int = 0) -> VJEPA2World:
+    """An encoder of the same shape that has learned nothing."""
+    torch.manual_seed(seed)
+    model = VJEPA2Model(world.model.config).eval().requires_grad_(False)
+    return VJEPA2World(model, world.taps, world.rate)
+
+
+def pooled(features: Features, grid: Grid) -> Floats:
+    """Means over the clip and over its 2 x 2 x 2 regions, for probes that see no tokens: [n, 9 C]."""
+    cells = []
+    for part in np.array_split(features, max(1, len(features) // 256)):
+        volume_ = torch.from_numpy(part).float().transpose(1, 2).unflatten(-1, grid)  # [n, C, t, y, x]
+        both = [nn.functional.adaptive_avg_pool3d(volume_, size).flatten(1) for size in (1, 2)]
+        cells.append(torch.cat(both, dim=1).numpy())
+    return np.concatenate(cells)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a probe said of the test clips [n], and how it came to be: its setting and, where it trained, its curve."""
+
+    values: Floats
+    setting: dict[str, Any]
+    curve: list[tuple[int, float]]
+
+
+def r_squared(told: Floats, truth: Floats) -> Statistic:
+    """Share of the variance that is told, in each resample of scenes."""
+    error, truth = (told - truth).astype(np.float64) ** 2, truth.astype(np.float64)
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = weights.sum(1)
+        mean = weights @ truth / total
+        spread = weights @ truth**2 / total - mean**2
+        told_share: NDArray[np.float64] = 1 - (weights @ error / total) / spread
+        return told_share
+
+    return statistic
+
+
+def score_of(question: Question, told: Floats) -> Statistic:
+    """Balanced accuracy of an outcome (told: above or below 0), R2 of a measure."""
+    if not question.binary:
+        return r_squared(told, question.values)
+    return balanced_accuracy((told > 0) == (question.values > 0.5), [str(int(value)) for value in question.values])
+
+
+def plain_score(question: Question, told: Floats) -> float:
+    return float(score_of(question, told)(np.ones((1, len(told))))[0])
+
+
+def ridge(train: Floats, val: Floats, test: Floats, question: Question, held: Question) -> Told:
+    """Linear regression, its penalty chosen on validation; outcomes as -1 and 1."""
+    from sklearn.linear_model import Ridge
+
+    wanted = 2 * question.values - 1 if question.binary else question.values
+    fits = {alpha: Ridge(alpha).fit(train, wanted) for alpha in np.logspace(0, 6, 7)}
+    best = max(fits, key=lambda alpha: plain_score(held, fits[alpha].predict(val)))
+    return Told(fits[best].predict(test).astype(np.float32), {"alpha": float(best)}, [])
+
+
+def knn(train: Floats, val: Floats, test: Floats, question: Question, held: Question) -> Told:
+    """The mean of the nearest training clips by cosine, their number chosen on validation."""
+    from sklearn.neighbors import KNeighborsRegressor
+
+    wanted = 2 * question.values - 1 if question.binary else question.values
+    counts = [count for count in NEIGHBOURS if count <= len(train)] or [len(train)]
+    fits = {count: KNeighborsRegressor(count, metric="cosine").fit(train, wanted) for count in counts}
+    best = max(fits, key=lambda count: plain_score(held, fits[count].predict(val)))
+    return Told(fits[best].predict(test).astype(np.float32), {"neighbours": best}, [])
+
+
+class AttentiveProbe(nn.Module):
+    """Self-attention between tokens with places, then one query that reads them: [B, N, C] -> [B].
+
+    V-JEPA's attentive probe (Bardes et al. 2024, section 4), with blocks of self-attention before it as in V-JEPA 2.
+    """
+
+    def __init__(self, channels: int, grid: Grid, blocks: int, width: int = 192, heads: int = 6) -> None:
+        super().__init__()
+        self.intake = Intake(channels, grid, width)
+        self.blocks = nn.ModuleList(block(width, heads) for _ in range(blocks - 1))
+        self.query = nn.Parameter(torch.randn(1, width) * 0.5)
+        self.reader = Reader(width, heads)
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = self.intake(features)
+        for one in self.blocks:
+            tokens = one(tokens)
+        told: Tensor = self.out(self.reader(self.query, tokens)[:, 0])[:, 0]
+        return told
+
+
+@dataclass(frozen=True)
+class Training:
+    """How attentive probes train: until no head has won for `patience` looks at validation, or `most` steps."""
+
+    batch: int = 64
+    warmup: int = 50
+    every: int = 100
+    patience: int = 8
+    most: int = 6000
+    width: int = 192
+    seed: int = 0
+
+
+class Heads:
+    """Attentive probes of one shape that train side by side on the same batches, each at a rate of its own."""
+
+    def __init__(self, sample: Features, grid: Grid, blocks: int, question: Question, how: Training) -> None:
+        torch.manual_seed(how.seed)
+        self.heads = [AttentiveProbe(sample.shape[-1], grid, blocks, how.width) for _ in RATES]
+        flat = torch.from_numpy(sample).float().flatten(0, 1)
+        for head in self.heads:
+            head.intake.mean.copy_(flat.mean(0))
+            head.intake.std.copy_(flat.std(0).clamp_min(1e-3))
+        self.optimizers = [
+            torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay)
+            for head, (rate, decay) in zip(self.heads, RATES, strict=True)
+        ]
+        self.binary, self.warmup = question.binary, how.warmup
+        self.mean, self.scale = 0.0, 1.0
+        if not self.binary:
+            self.mean, self.scale = float(question.values.mean()), float(question.values.std()) + 1e-6
+
+    def learn(self, step: int, tokens: Tensor, values: Floats) -> None:
+        """One step of every head: tokens [B, N, C], values [B]."""
+        wanted = torch.from_numpy((values - self.mean) / self.scale).float()
+        loss = nn.functional.binary_cross_entropy_with_logits if self.binary else nn.functional.mse_loss
+        for head, optimizer, (rate, _) in zip(self.heads, self.optimizers, RATES, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, step / self.warmup)
+            optimizer.zero_grad()
+            loss(head(tokens), wanted).backward()
+            nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+            optimizer.step()
+
+    def tell(self, number: int, features: Features, rows: NDArray[np.int64]) -> Floats:
+        """What one head says of some clips, in the variable's own units: [n]."""
+        told: Floats = (read(self.heads[number], features, rows) * self.scale + self.mean).astype(np.float32)
+        return told
+
+
+def attentive(
+    train: Features, test: Features, known: Question, held: Question, asked: Question, grid: Grid, blocks: int,
+    how: Training,
+) -> Told:  # fmt: skip
+    """What the head says that validation likes best, at the step where it likes it best."""
+    heads = Heads(train[known.rows[:512]], grid, blocks, known, how)
+    rng = np.random.default_rng(how.seed)
+    best, since, curve = (-math.inf, 0, 0), 0, []
+    kept: Floats = np.zeros(len(asked.rows), dtype=np.float32)
+    for step in range(1, how.most + 1):
+        rows = rng.choice(len(known.rows), min(how.batch, len(known.rows)), replace=False)
+        heads.learn(step, torch.from_numpy(train[known.rows[rows]]).float(), known.values[rows])
+        if step % how.every and step != how.most:
+            continue
+        scores = [plain_score(held, heads.tell(number, train, held.rows)) for number in range(len(RATES))]
+        winner = int(np.argmax(scores))
+        curve.append((step, scores[winner]))
+        since += 1
+        if scores[winner] > best[0]:
+            best, since = (scores[winner], winner, step), 0
+            kept = heads.tell(winner, test, asked.rows)
+        if since >= how.patience:
+            break
+    rate, decay = RATES[best[1]]
+    setting = {"lr": rate, "weight_decay": decay, "steps": best[2], "converged": since >= how.patience}
+    return Told(kept, setting, curve)
+
+
+@torch.no_grad()
+def read(head: AttentiveProbe, features: Features, rows: NDArray[np.int64]) -> Floats:
+    """What a head says of some clips: float32 [n]."""
+    parts = [head(torch.from_numpy(features[rows[at : at + 256]]).float()) for at in range(0, len(rows), 256)]
+    told: Floats = torch.cat(parts).numpy()
+    return told
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Features of one encoder's layer on the training and test clips, and what probes are asked of them."""
+
+    train: Features
+    test: Features
+    grid: Grid
+    asked: Mapping[str, Question]
+    answers: Mapping[str, Question]
+
+    def measure(self, name: str, probe: str, labels: int | None, how: Training) -> Row:
+        """One probe on one variable: its figure on the test clips, and how it was trained."""
+        question, asked = self.asked[name], self.answers[name]
+        order = np.random.default_rng(how.seed).permutation(len(question.rows))[: labels or None]
+        cut = max(1, len(order) // 5)
+        held, known = question.part(np.sort(order[:cut])), question.part(np.sort(order[cut:]))
+        if probe.startswith("attentive"):
+            blocks = int(probe.removeprefix("attentive"))
+            told = attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)
+        else:
+            told = self._pooled({"ridge": ridge, "knn": knn}[probe], known, held, asked)
+        found = figure(score_of(asked, told.values), asked.scenes, 0.5 if asked.binary else 0.0)
+        metric = "balanced accuracy" if asked.binary else "R2"
+        return {**asdict(found), "metric": metric, "labels": len(order), **told.setting, "curve": told.curve}
+
+    def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
+        parts = [self.train[known.rows], self.train[held.rows], self.test[asked.rows]]
+        flat = [pooled(part, self.grid) for part in parts]
+        mean, std = flat[0].mean(0), flat[0].std(0) + 1e-6
+        return fit(*((part - mean) / std for part in flat), known, held)
+
+
+def run(
+    model: str | Path,
+    data: Path,
+    train_data: Path,
+    out: Path,
+    *,
+    probes: Sequence[str] = PROBES,
+    layers: Sequence[int] | None = None,
+    variables: Sequence[str] | None = None,
+    labels: int | None = None,
+    how: Training | None = None,
+    command: str = "",
+    track: Callable[[Iterator[Cell], int], Iterator[Cell]] | None = None,
+) -> dict[str, Any]:
+    """Probe an encoder, a random-init one and raw pixels on worlds; write figures to `out` and curves beside it (PNG).
+
+    data, train_data: worlds to test and to train on, of which a fifth validates. layers: of the encoder (None: its
+    taps). labels: at most so many training clips a variable. Every figure is kept in `out` with the ending
+    .cells.jsonl as soon as it is there, and not made again. Raises ValueError for a probe, layer or variable that
+    does not exist.
+    """
+    world, how = VJEPA2World.from_pretrained(model), how or Training()
+    train, test = load_clips(train_data), load_clips(data)
+    asked, answers = questions_of(train.clips), questions_of(test.clips)
+    shared = sorted(asked.keys() & answers.keys())
+    names, layers = list(variables or shared), list(layers or world.taps)
+    _refuse(probes, PROBES, "probe")
+    _refuse(names, shared, "variable")
+    _refuse(layers, range(world.model.config.num_hidden_layers + 1), "layer")
+    takers = takers_of(world, layers)
+    splits = (digest(part.root / "clips.jsonl") for part in (train, test))
+    cells = Cells(out.with_suffix(".cells.jsonl"), mark(model, *splits, str(labels), json.dumps(asdict(how))))
+    wanted = [(taker, name, probe) for taker in takers for name in names for probe in probes]
+    missing = [cell for cell in wanted if cell not in cells.done]
+    bench, seen = None, ""
+    for taker, name, probe in track(iter(missing), len(missing)) if track else missing:
+        if taker != seen:
+            features = [watch(part, takers[taker], world) for part in (train, test)]
+            bench, seen = Bench(features[0], features[1], grid_of(world.model.config), asked, answers), taker
+        assert bench is not None
+        cells.keep((taker, name, probe), bench.measure(name, probe, labels, how))
+    clips = {"train": len(train.clips), "test": len(test.clips)}
+    found = {**provenance(command), "clips": clips, "figures": [cells.done[cell] for cell in wanted]}
+    write(out, json.dumps(rounded(found), indent=1) + "\n")
+    plot(found, out.with_suffix(".png"))
+    return found
+
+
+def takers_of(world: VJEPA2World, layers: Sequence[int]) -> dict[str, See]:
+    """What is probed, by name: every layer of the encoder and of a random-init one, and raw pixels."""
+    random, takers = random_init(world), {}
+    for layer in layers:
+        takers[f"encoder, layer {layer}"] = layer_of(world, layer)
+        takers[f"random init, layer {layer}"] = layer_of(random, layer)
+    return {**takers, "raw pixels": raw_pixels(world)}
+
+
+class Cells:
+    """Figures on disk as they come, a line each, by (taker, variable, probe); those of another `mark` are not known."""
+
+    def __init__(self, path: Path, depends: str) -> None:
+        self.path, self.mark = path, depends
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = list(readable(path))
+        write(path, "".join(map(line, rows)))  # without a line that was cut off
+        mine = [row for row in rows if row.pop("mark") == depends]
+        self.done: dict[Cell, Row] = {(row["taker"], row["variable"], row["probe"]): row for row in mine}
+
+    def keep(self, cell: Cell, measured: Row) -> None:
+        row = dict(zip(("taker", "variable", "probe"), cell, strict=True)) | measured
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line({"mark": self.mark, **row}))
+        self.done[cell] = row
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown: a row for every variable and taker, a column for every probe."""
+    cells = {(one["variable"], one["taker"], one["probe"]): one for one in found["figures"]}
+    probes = list(dict.fromkeys(probe for _, _, probe in cells))
+    lines = [["variable", "metric", "features", *probes], ["---"] * 3 + ["---:"] * len(probes)]
+    for name, taker in dict.fromkeys((name, taker) for name, taker, _ in sorted(cells, key=lambda cell: cell[0])):
+        row = [cells[name, taker, probe] for probe in probes]
+        told = [f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in row]
+        lines.append([name, row[0]["metric"], taker, *told])
+    return "\n".join(f"| {' | '.join(cells_)} |" for cells_ in lines)
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Validation curves of the attentive probes, a panel for every variable: flat at first, then sudden."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    trained = [one for one in found["figures"] if one["curve"]]
+    names = list(dict.fromkeys(one["variable"] for one in trained))
+    if not names:
+        return
+    picture = Picture(figsize=(3.2 * len(names), 3.2), layout="constrained")
+    FigureCanvasAgg(picture)
+    for axes, name in zip(picture.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for one in (one for one in trained if one["variable"] == name):
+            axes.plot(*zip(*one["curve"], strict=True), label=f"{one['taker']}, {one['probe']}", lw=1)
+        axes.set(title=name, xlabel="steps", ylabel=f"{one['metric']} (validation)")
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=3)
+    picture.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _refuse(given: Sequence[Any], allowed: Sequence[Any], what: str) -> None:
+    if wrong := [one for one in given if one not in allowed]:
+        raise ValueError(f"{what} {', '.join(map(str, wrong))} is unknown: choose from {', '.join(map(str, allowed))}")

@@ -1,0 +1,83 @@
+"""How results are written down: where they came from, rounded, whole or not at all."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """What made a result: command, commit, date, machine."""
+    today = datetime.now(UTC).date().isoformat()
+    return {"command": command, "commit": commit(), "date": today, "machine": machine()}
+
+
+def commit() -> str:
+    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" outside of a repository."""
+    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
+def machine() -> str:
+    """What figures and speed may depend on, and nothing that names the machine."""
+    import torch
+
+    from ..reasoner.llm import native_dtype
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    dtype = str(native_dtype()).removeprefix("torch.")
+    return f"{os.cpu_count()} cores, {platform.machine()}, {device}, {dtype}, torch {torch.__version__}"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def mark(*parts: str | Path) -> str:
+    """A short name of what answers depend on: changes when weights, settings or questions change."""
+    whole = sha256()
+    for part in parts:
+        files = sorted(Path(part).rglob("*")) if Path(part).is_dir() else []
+        for file in (f for f in files if f.suffix in {".safetensors", ".json"} and f.name != "training.json"):
+            whole.update(f"{file.relative_to(part)} {digest(file)}\n".encode())
+        whole.update(f"{'folder' if files else part}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to four decimals: finer than any interval, and easier to read."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of a JSONL file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def readable(path: Path) -> Iterator[Row]:
+    """Whole JSON lines of a file that may have been cut off, or may not exist."""
+    if path.is_file():
+        yield from map(json.loads, path.read_bytes().split(b"\n")[:-1])
+
+
+def write(path: Path, text: str) -> None:
+    """The whole file or nothing."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,146 @@
+"""Claims about probes: they find what is there, not what is not, and a stopped run goes on."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import VJEPA2Model
+
+from foretell.eval import probe
+from foretell.eval.probe import Bench, Question, Training, questions_of, r_squared, run, table, variables_of, volume
+from foretell.perception.encoder import tiny_config
+from foretell.train.worlds import Spec, generate
+
+QUICK = Training(batch=32, warmup=5, every=20, patience=4, most=240, width=48)
+GRID = (2, 4, 4)
+
+
+def planted(count: int, seed: int) -> tuple[probe.Features, dict[str, Question]]:
+    """Tokens of noise, one of which shines: is it on the left, how bright is it, and something that is not there."""
+    rng = np.random.default_rng(seed)
+    tokens = 0.05 * rng.standard_normal((count, 32, 6))
+    column, bright = rng.integers(0, 4, count), rng.uniform(1, 3, count)
+    tokens[np.arange(count), rng.integers(0, 8, count) * 4 + column, 0] += 2 * bright
+    values = {"left": column < 2, "bright": bright, "nothing": rng.random(count) < 0.5}
+    scenes = [str(number) for number in range(count)]
+    asked = {n: Question(n, np.arange(count), v.astype(np.float32), scenes) for n, v in values.items()}
+    return tokens.astype(np.float16), asked
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    train, asked = planted(800, 0)
+    test, answers = planted(400, 1)
+    return Bench(train, test, GRID, asked, answers)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "knn", "attentive1", "attentive2"])
+def test_a_probe_finds_what_is_there_and_nothing_else(bench: Bench, kind: str) -> None:
+    bright, nothing = (bench.measure(name, kind, None, QUICK) for name in ("bright", "nothing"))
+    assert bright["value"] > (0.25 if kind == "knn" else 0.8) and bright["metric"] == "R2" and bright["low"] > 0
+    assert nothing["low"] < 0.5 < nothing["high"] and nothing["chance"] == 0.5 and nothing["n"] == 400
+
+
+@pytest.mark.parametrize("kind", ["ridge", "attentive1", "attentive2"])
+def test_a_probe_reads_places(bench: Bench, kind: str) -> None:
+    left = bench.measure("left", kind, None, QUICK)
+    assert left["value"] > 0.9 and left["metric"] == "balanced accuracy"
+    if kind != "ridge":
+        steps = [step for step, _ in left["curve"]]
+        assert steps == sorted(steps) and steps[0] == QUICK.every and left["steps"] in steps
+        assert max(score for _, score in left["curve"]) == dict(map(tuple, left["curve"]))[left["steps"]]
+
+
+def test_labels_limit_what_is_learned_from(bench: Bench) -> None:
+    few, many = (bench.measure("bright", "ridge", labels, QUICK) for labels in (20, None))
+    assert (few["labels"], many["labels"]) == (20, 800) and few["value"] < many["value"]
+
+
+def test_r_squared_is_sklearns() -> None:
+    from sklearn.metrics import r2_score
+
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal(50).astype(np.float32)
+    told = (0.5 * truth + 0.1).astype(np.float32)
+    counts = rng.integers(0, 3, (1, 50)).astype(np.float64)
+    assert r_squared(told, truth)(counts)[0] == pytest.approx(r2_score(truth, told, sample_weight=counts[0]), abs=1e-6)
+
+
+def test_variables_are_read_off_the_last_shown_frame() -> None:
+    still = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    clip: dict[str, Any] = {
+        "scenario": "roll", "scene": "s", "until": 0.25, "fps": 8.0, "frames": 4,
+        "outcome": {"name": "drops", "value": True},
+        "objects": [{"shape": "ball", "half": [0.1], "density": 500.0}],
+        "states": [[[0.3 * t, 0.4 * t, *still[2:], 0.1 * t, 0.5]] for t in range(4)],
+    }  # fmt: skip
+    told = variables_of(clip)
+    assert told == pytest.approx(
+        {"drops": 1.0, "x": 0.2, "y": 0.5, "speed": 4.0, "mass": math.log(500 * 4 / 3 * math.pi * 1e-3)}
+    )
+    assert volume({"shape": "box", "half": [1, 2, 3]}) == 48
+    assert volume({"shape": "cylinder", "half": [1, 2]}) == pytest.approx(4 * math.pi)
+    assert "speed" not in variables_of({**clip, "until": 0.0})
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lab")
+    for name, seed in (("train", 0), ("test", 900)):
+        generate(root / name, 40, seed=seed, spec=Spec(("towers", "roll")), progress=False)
+    torch.manual_seed(0)
+    VJEPA2Model(tiny_config()).save_pretrained(root / "encoder")
+    return root
+
+
+def test_controls_stand_beside_the_encoder_and_a_stopped_run_goes_on(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = {"probes": ("ridge", "attentive1"), "layers": (3,), "variables": ("falls", "speed")}
+    quick = Training(batch=8, every=5, patience=1, most=5, width=24)
+    out = tmp_path / "probe.json"
+    found = run(lab / "encoder", lab / "test", lab / "train", out, how=quick, command="foretell eval probe", **ask)  # type: ignore[arg-type]
+    takers = {one["taker"] for one in found["figures"]}
+    assert takers == {"encoder, layer 3", "random init, layer 3", "raw pixels"} and len(found["figures"]) == 12
+    assert all(one["low"] <= one["value"] <= one["high"] for one in found["figures"])
+    assert json.loads(out.read_text())["command"] == "foretell eval probe" and out.with_suffix(".png").is_file()
+    assert len(table(found).splitlines()) == 2 + 2 * 3
+
+    lines = out.with_suffix(".cells.jsonl").read_text().splitlines(keepends=True)
+    out.with_suffix(".cells.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
+    measured: list[str] = []
+    measure = Bench.measure
+
+    def counted(self: Bench, name: str, *given: Any) -> Any:
+        measured.append(name)
+        return measure(self, name, *given)
+
+    monkeypatch.setattr(Bench, "measure", counted)
+    again = run(lab / "encoder", lab / "test", lab / "train", out, how=quick, command="foretell eval probe", **ask)  # type: ignore[arg-type]
+    assert len(measured) == 1
+    assert [one["value"] for one in again["figures"]] == pytest.approx([one["value"] for one in found["figures"]])
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"probes": ("magic",)}, "probe magic is unknown: choose from ridge"),
+        ({"layers": (9,)}, "layer 9 is unknown"),
+        ({"variables": ("colour",)}, "variable colour is unknown: choose from drops, falls"),
+    ],
+)
+def test_what_does_not_exist_is_refused(lab: Path, tmp_path: Path, change: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        run(lab / "encoder", lab / "test", lab / "train", tmp_path / "x.json", **change)
+
+
+def test_every_variable_of_the_worlds_is_known(lab: Path) -> None:
+    from foretell.train.data import load_clips
+
+    asked = questions_of(load_clips(lab / "train").clips)
+    assert asked.keys() == {"falls", "drops", "margin", "mass", "speed", "x", "y"}
+    assert asked["falls"].binary and not asked["speed"].binary and len(asked["x"].rows) == 40
