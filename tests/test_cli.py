@@ -24,7 +24,7 @@ COMMANDS = {
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
     "worlds": "OUT --clips --seed --scenarios --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --json",
-    "pretrain": "RECIPE --data --out --set --init --resume --no-resume --json",
+    "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
