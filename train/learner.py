@@ -112,7 +112,7 @@ PICTURES = ("ijepa", "mae")
 
 
 def objective_of(recipe: PretrainRecipe) -> Objective:
-    """Raises ValueError for an unknown one, and for one that does not fit the recipe's encoder."""
+    """The objective that a recipe names. Raises ValueError for an unknown one."""
     if recipe.objective not in OBJECTIVES:
         raise ValueError(f"objective {recipe.objective!r} is not one of {', '.join(OBJECTIVES)}: choose one of these")
     return OBJECTIVES[recipe.objective]
