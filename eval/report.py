@@ -219,9 +219,10 @@ def card(folder: Path) -> str:
     )
 
 
-def plots(name: str, folder: Path = RESULTS) -> list[Path]:
-    """Draw the figures called `name` as PNG files: headlines with controls, reliability, risk-coverage."""
-    found = results(name)
+def plots(name: str, folder: Path | None = None) -> list[Path]:
+    """Draw the figures called `name` as PNG files in `folder` (None: where results lie): headlines with controls,
+    reliability, risk-coverage."""
+    found, folder = results(name), folder or RESULTS
     drawn = {"headlines": (_bars, (10, 4)), "reliability": (_reliability, (4, 4)), "risk-coverage": (_risk, (4, 4))}
     return [_draw(found, folder / f"{name}-{kind}.png", *how) for kind, how in drawn.items()]
 
