@@ -322,7 +322,7 @@ class Bench:
 
     def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
         parts = [self.train[known.rows], self.train[held.rows], self.test[asked.rows]]
-        flat = [pooled(part, self.grid) for part in parts]
+        flat = [pooled(part, self.grid).astype(np.float64) for part in parts]  # thousands of columns, few clips
         mean, std = flat[0].mean(0), flat[0].std(0) + 1e-6
         return fit(*((part - mean) / std for part in flat), known, held)
 
