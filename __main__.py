@@ -45,7 +45,6 @@ Llm = Annotated[
 FourBit = Annotated[bool, typer.Option("--load-in-4bit", help="Language model in 4 bits (bitsandbytes NF4).")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field; repeatable.")]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder that `foretell worlds` wrote.")]
-PROBES = "ridge,knn,attentive1,attentive4"
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoints, logs and the result.")]
 Encoder = Annotated[
     str | None, typer.Option(metavar="DIR|HUB_ID", help="A V-JEPA 2 encoder; left out: the embedded one.")
@@ -239,7 +238,9 @@ def probe(
     train: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that probes learn from; a fifth validates them.")],
     out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it each one as it comes, and curves.")],
     model: Encoder = None,
-    probes: Annotated[str, typer.Option(metavar="A,B,...", help="Probes, from weak to strong.")] = PROBES,
+    probes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="ridge, knn, attentive1, attentive4; left out: all.")
+    ] = None,
     layers: Annotated[str | None, typer.Option(metavar="N,M,...", help="Left out: its taps; 0: patches.")] = None,
     variables: Annotated[str | None, typer.Option(metavar="A,B,...", help="Left out: all there is.")] = None,
     labels: Annotated[int | None, typer.Option(min=10, help="At most so many labelled clips a variable.")] = None,
@@ -253,7 +254,7 @@ def probe(
 
     numbers = [_parsed(text, int, "--layers") for text in _listed(layers) or ()]
     found = room.run(
-        model or NANO / "encoder", data, train, out, probes=_listed(probes) or (), layers=numbers,
+        model or NANO / "encoder", data, train, out, probes=_listed(probes) or room.PROBES, layers=numbers,
         variables=_listed(variables), labels=labels, command=shlex.join(["foretell", *context.obj]),
         track=lambda cells, total: iter(track(cells, "probes", total=total, console=Console(stderr=True))),
     )  # fmt: skip

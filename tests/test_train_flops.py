@@ -12,8 +12,8 @@ from transformers import VJEPA2Config, VJEPA2Model
 
 from foretell.perception.encoder import grid_of, tiny_config
 from foretell.train import learner
-from foretell.train.flops import gemm_peak, step_flops
-from foretell.train.learner import OBJECTIVES, PICTURES, build, gradients, objective_of
+from foretell.train.flops import gemm_peak
+from foretell.train.learner import OBJECTIVES, build, gradients, objective_of, step_flops
 from foretell.train.recipes import tiny_encoder
 
 
@@ -22,7 +22,7 @@ def test_counted_flops_are_torchs(name: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(learner, "train_dtype", lambda: torch.float32)
     # Wide enough for matrix products to dominate, as in any real encoder.
     shape = {"hidden_size": 96, "crop_size": 32}
-    picture = {"frames_per_clip": 1, "tubelet_size": 1} if name in PICTURES else {}
+    picture = {"frames_per_clip": 1, "tubelet_size": 1} if OBJECTIVES[name].pictures else {}
     config = VJEPA2Config(**tiny_config().to_diff_dict() | shape | picture)
     VJEPA2Model(config).save_pretrained(tmp_path)
     recipe = replace(tiny_encoder(), objective=name, batch=2)

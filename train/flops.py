@@ -40,8 +40,7 @@ def transformer(layers: Iterable[nn.Module], tokens: int) -> int:
 
 def embedding(model: VJEPA2Model) -> int:
     """The patch embedding of a whole clip; all of it is embedded, whatever is kept."""
-    time_, height, width = grid_of(model.config)
-    return 2 * time_ * height * width * model.get_parameter("encoder.embeddings.patch_embeddings.proj.weight").numel()
+    return 2 * whole(model) * model.get_parameter("encoder.embeddings.patch_embeddings.proj.weight").numel()
 
 
 def encoding(model: VJEPA2Model, kept: int, trained: bool) -> int:
@@ -57,28 +56,41 @@ def prediction(model: VJEPA2Model, shown: int, told: int) -> int:
     return 3 * (entry + transformer(predictor.layer, both) + linear(predictor.proj, both))
 
 
-def step_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
-    """Of one step on the batch that `mask` was drawn for."""
-    model = student.model
+def whole(model: VJEPA2Model) -> int:
+    """Tokens of a whole clip."""
     time_, height, width = grid_of(model.config)
-    whole, shown, told = time_ * height * width, mask.context.shape[1], mask.target.shape[1]
-    size, pixels = model.config.hidden_size, 0 if student.head is None else 3 * linear(student.head, told)
-    learned = encoding(model, shown, trained=True)
-    if recipe.objective in ("vjepa", "vjepa_dense", "salt"):
-        levels = len(recipe.target_levels) if recipe.objective == "vjepa_dense" else 1
-        covariances = 3 * levels * 2 * shown * size**2
-        clip = encoding(model, whole, trained=False) + learned + prediction(model, shown, told) + covariances
-    elif recipe.objective == "ijepa":
-        blocks = mask.blocks * prediction(model, shown, told // mask.blocks)
-        clip = encoding(model, whole, trained=False) + learned + blocks
-    elif recipe.objective == "lejepa":
-        sketches = 2 * 2 * (1 + whole // STRIDE) * size * recipe.slices  # directions are not trained
-        clip = encoding(model, whole, trained=True) + learned + prediction(model, shown, told) + sketches
-    elif recipe.objective == "pixel_ar":
-        clip = learned + prediction(model, shown, 0) + pixels
-    else:
-        clip = learned + prediction(model, shown, told) + pixels
-    return len(mask.context) * clip
+    return time_ * height * width
+
+
+def latent_flops(student: Student, mask: Mask, recipe: PretrainRecipe, levels: int) -> int:
+    """Of `vjepa` on one clip: a teacher that sees all, a covariance matrix for each level."""
+    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    covariances = 3 * levels * 2 * shown * model.config.hidden_size**2
+    known = encoding(model, whole(model), trained=False) + encoding(model, shown, trained=True)
+    return known + prediction(model, shown, told) + covariances
+
+
+def block_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
+    """Of `ijepa` on one picture: the predictor runs for every block."""
+    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    known = encoding(model, whole(model), trained=False) + encoding(model, shown, trained=True)
+    return known + mask.blocks * prediction(model, shown, told // mask.blocks)
+
+
+def regularised_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
+    """Of `lejepa` on one clip: both views are trained; SIGReg's directions are not."""
+    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    sketches = 2 * 2 * (1 + whole(model) // STRIDE) * model.config.hidden_size * recipe.slices
+    known = encoding(model, whole(model), trained=True) + encoding(model, shown, trained=True)
+    return known + prediction(model, shown, told) + sketches
+
+
+def pixel_flops(student: Student, mask: Mask, recipe: PretrainRecipe, blank: bool) -> int:
+    """Of `pixels_hidden`, whose decoder gets a blank token for each that it tells, and of `pixels_next` on one clip."""
+    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    assert student.head is not None
+    decoding = prediction(model, shown, told if blank else 0) + 3 * linear(student.head, told)
+    return encoding(model, shown, trained=True) + decoding
 
 
 def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 1024, seconds: float = 0.3) -> float:

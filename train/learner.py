@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import VJEPA2Model
 
 from ..perception.encoder import grid_of, nano_config, picture_config, tiny_config
+from .flops import block_flops, latent_flops, pixel_flops, regularised_flops
 from .masks import SCATTERED, TUBES, Grid, Mask, MaskRecipe, ahead, multiblock, sample, tubes
 from .objectives import Parts, Student, Weights, ijepa, lejepa, pixels_hidden, pixels_next, ranks, sketch, vjepa
 from .recipes import PretrainRecipe
@@ -25,6 +26,7 @@ from .recipes import PretrainRecipe
 CONFIGS = {"nano": nano_config, "nano_picture": picture_config, "tiny": tiny_config}
 Draw = Callable[[np.random.Generator, Grid, int, "PretrainRecipe"], Mask]
 Loss = Callable[["Learner", Tensor, Mask, "PretrainRecipe", int], Parts]
+Cost = Callable[[Student, Mask, "PretrainRecipe"], int]
 
 
 @dataclass
@@ -54,18 +56,32 @@ class Learner:
 
 @dataclass(frozen=True)
 class Objective:
-    """One way to learn: its name in words, the masks it draws, its loss; "slow", "frozen" or no teacher; whether it
-    tells pixels rather than features."""
+    """One way to learn: its name in words, the masks it draws, its loss, what one clip of it costs; "slow", "frozen" or
+    no teacher; whether it tells pixels rather than features; whether it is for encoders of single frames."""
 
     words: str
     draw: Draw
     loss: Loss
+    cost: Cost
     teacher: Literal["slow", "frozen"] | None = None
     pixels: bool = False
+    pictures: bool = False
 
 
 def block_masks(rng: np.random.Generator, grid: Grid, batch: int, recipe: PretrainRecipe) -> Mask:
     return sample(rng, grid, batch, MaskRecipe(recipe.short_share, recipe.causal_share, recipe.max_target))
+
+
+def picture_blocks(rng: np.random.Generator, grid: Grid, batch: int, recipe: PretrainRecipe) -> Mask:
+    return multiblock(rng, grid, batch)
+
+
+def scattered(rng: np.random.Generator, grid: Grid, batch: int, recipe: PretrainRecipe, share: float) -> Mask:
+    return tubes(rng, grid, batch, share)
+
+
+def all_but_last(rng: np.random.Generator, grid: Grid, batch: int, recipe: PretrainRecipe) -> Mask:
+    return ahead(grid, batch)
 
 
 def latent(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int, dense: bool) -> Parts:
@@ -74,6 +90,10 @@ def latent(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe,
     levels = recipe.target_levels if dense else (learner.student.model.config.num_hidden_layers,)
     weights = Weights(recipe.dense_weight if dense else 0.0, recipe.variance_weight, recipe.covariance_weight)
     return vjepa(learner.live_student, learner.live_teacher, pixels, mask, levels, weights)
+
+
+def dense_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
+    return latent_flops(student, mask, recipe, len(recipe.target_levels))
 
 
 def latent_blocks(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
@@ -95,20 +115,27 @@ def following(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainReci
     return pixels_next(learner.live_student, pixels, mask)
 
 
+PLAIN = partial(latent, dense=False), partial(latent_flops, levels=1)
 OBJECTIVES = {
-    "vjepa": Objective("V-JEPA", block_masks, partial(latent, dense=False), "slow"),
-    "vjepa_dense": Objective("V-JEPA, dense, several levels", block_masks, partial(latent, dense=True), "slow"),
-    "salt": Objective("SALT, from a frozen teacher", block_masks, partial(latent, dense=False), "frozen"),
-    "lejepa": Objective("LeJEPA", block_masks, regularised),
-    "ijepa": Objective("I-JEPA", lambda rng, grid, batch, _: multiblock(rng, grid, batch), latent_blocks, "slow"),
-    "videomae": Objective("VideoMAE", lambda rng, grid, batch, _: tubes(rng, grid, batch, TUBES), hidden, pixels=True),
-    "mae": Objective("MAE", lambda rng, grid, batch, _: tubes(rng, grid, batch, SCATTERED), hidden, pixels=True),
-    "pixel_ar": Objective("Pixels, autoregressive", lambda _, grid, n, __: ahead(grid, n), following, pixels=True),
+    "vjepa": Objective("V-JEPA", block_masks, *PLAIN, "slow"),
+    "vjepa_dense": Objective(
+        "V-JEPA, dense, several levels", block_masks, partial(latent, dense=True), dense_flops, "slow"
+    ),
+    "salt": Objective("SALT, from a frozen teacher", block_masks, *PLAIN, "frozen"),
+    "lejepa": Objective("LeJEPA", block_masks, regularised, regularised_flops),
+    "ijepa": Objective("I-JEPA", picture_blocks, latent_blocks, block_flops, "slow", pictures=True),
+    "videomae": Objective(
+        "VideoMAE", partial(scattered, share=TUBES), hidden, partial(pixel_flops, blank=True), pixels=True
+    ),
+    "mae": Objective(
+        "MAE", partial(scattered, share=SCATTERED), hidden, partial(pixel_flops, blank=True), pixels=True, pictures=True
+    ),
+    "pixel_ar": Objective(
+        "Pixels, autoregressive", all_but_last, following, partial(pixel_flops, blank=False), pixels=True
+    ),
 }
 """Each by its name in recipes. What differs between two of them stands here; encoder, order of the data and optimizer
 are the same."""
-PICTURES = ("ijepa", "mae")
-"""Objectives for encoders of single frames."""
 
 
 def objective_of(recipe: PretrainRecipe) -> Objective:
@@ -116,6 +143,11 @@ def objective_of(recipe: PretrainRecipe) -> Objective:
     if recipe.objective not in OBJECTIVES:
         raise ValueError(f"objective {recipe.objective!r} is not one of {', '.join(OBJECTIVES)}: choose one of these")
     return OBJECTIVES[recipe.objective]
+
+
+def step_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
+    """Operations of one step on the batch that `mask` was drawn for."""
+    return len(mask.context) * objective_of(recipe).cost(student, mask, recipe)
 
 
 def train_device() -> torch.device:
@@ -160,7 +192,7 @@ def encoder_for(recipe: PretrainRecipe, init: Path | None) -> VJEPA2Model:
     if init is None and recipe.encoder not in CONFIGS:
         raise ValueError(f"encoder {recipe.encoder!r} is not one of {', '.join(CONFIGS)}: choose one, or pass init")
     model = VJEPA2Model(CONFIGS[recipe.encoder]()) if init is None else VJEPA2Model.from_pretrained(init)
-    if recipe.objective in PICTURES and grid_of(model.config)[0] != 1:
+    if objective_of(recipe).pictures and grid_of(model.config)[0] != 1:
         raise ValueError(
             f"objective {recipe.objective} learns from single frames, but encoder {recipe.encoder} sees several: "
             "set encoder=nano_picture"

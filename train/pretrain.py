@@ -35,7 +35,7 @@ from ..perception.encoder import (
 from ..perception.gauges import centred_rank, effective_rank, feature_std, lidar, ridge_probe, spectrum_decay
 from ..perception.predictor import expected_form, halves, predict, target_levels
 from . import checkpoint
-from .flops import gemm_peak, step_flops
+from .flops import gemm_peak
 from .learner import (
     Learner,
     build,
@@ -43,6 +43,7 @@ from .learner import (
     learning_rate,
     momentum,
     objective_of,
+    step_flops,
     train_device,
     train_dtype,
 )
@@ -150,7 +151,7 @@ def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[tupl
 
 @dataclass
 class Spent:
-    """What a run has used so far, over all resumes: operations (flops.step_flops), seconds in steps, seconds in all."""
+    """What a run has used so far, over all resumes: operations (step_flops), seconds in steps, seconds in all."""
 
     flops: int = 0
     learning: float = 0.0
@@ -217,7 +218,7 @@ def forecast_errors(learner: Learner, frames: Clips) -> dict[str, float]:
 
 
 def gauge(learner: Learner, frames: Clips, recipe: PretrainRecipe) -> dict[str, float]:
-    """Health of the encoder's last features on held-out clips and, where features are told, how well the future is."""
+    """Health of the encoder's last features on held-out clips; beside a slow copy, how well its future is told."""
     config = learner.encoder.config
     (last,) = features_of(learner.encoder, frames, (config.num_hidden_layers,))
     tokens = last.flatten(0, 1)
