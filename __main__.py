@@ -185,7 +185,8 @@ def train(
     ] = None,
     features: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache; left out: OUT/features.")] = None,
     init: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on from this model's bridge and LoRA, where they fit.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on from this model's bridge and LoRA, or from a lora folder alone."),
     ] = None,
     settings: Set = None,
     as_json: Json = False,

@@ -325,6 +325,13 @@ def test_training_goes_on_from_an_earlier_bridge_where_its_parts_fit(lab: Path, 
     higher, _ = fit.build(replace(tiny(), lora_rank=4), world, str(lab / "llm"))
     assert fit.start_from(higher.model, model) == ["lora"]
     wider, _ = fit.build(replace(tiny(), width=64), world, str(lab / "llm"))
+    bridge_before = {name: t.clone() for name, t in wider.model.bridge.state_dict().items()}
+    assert fit.start_from(wider.model, model / "lora") == ["bridge"]
+    known = wider.model.language_model.state_dict()
+    assert all(
+        torch.equal(known[name.replace(".weight", ".default.weight")], t.to(torch.float32)) for name, t in lora.items()
+    )
+    assert all(torch.equal(t, bridge_before[name]) for name, t in wider.model.bridge.state_dict().items())
     with pytest.raises(ValueError, match="of another width"):
         fit.start_from(wider.model, model)
     with pytest.raises(ValueError, match=r"holds no bridge.safetensors"):

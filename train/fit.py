@@ -38,6 +38,7 @@ from .pretrain import Log, differences, machine, plain, prefetched, progress_bar
 from .recipes import TRAINABLE, FitRecipe, Stage
 
 Batch = dict[str, Any]
+ADAPTER = "adapter_model.safetensors"
 TOGETHER = 2
 """Clips in one row of the language model: less padding and fewer needless logits, for a little more attention."""
 
@@ -358,26 +359,38 @@ def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Tra
 def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[str]:
     """Take over what fits of an earlier model's bridge and LoRA; returns what stays fresh: parts of the bridge, "lora".
 
+    A model's lora folder alone gives the LoRA: how to read slots does not depend on the encoder, so a bridge of another
+    encoder can begin afresh under a language model that reads.
+
     Parts of another shape stay fresh, so that the pooling can change while what reads the features is kept. The slots'
     words are the language model's own and are never taken over. Raises ValueError where there is no bridge, or where
     not even the intake of features fits.
     """
-    path = folder / "bridge.safetensors"
-    if not path.is_file():
+    alone = (folder / ADAPTER).is_file()
+    path, lora = folder / "bridge.safetensors", folder / ADAPTER if alone else folder / "lora" / ADAPTER
+    if not alone and not path.is_file():
         raise ValueError(f"{folder} holds no bridge.safetensors: name a model folder, such as OUT/model of a training")
-    mine, theirs = model.bridge.state_dict(), load_file(path)
+    mine = model.bridge.state_dict()
     mine.pop("slots.words", None)
-    kept = {name: t for name, t in theirs.items() if name in mine and mine[name].shape == t.shape}
-    if "seen.project.weight" not in kept:
-        raise ValueError(f"{path} reads features of another encoder or is of another width: start without --init")
+    kept = {} if alone else _fitting(mine, path)
     model.bridge.load_state_dict(kept, strict=False)
-    lora, known = folder / "lora" / "adapter_model.safetensors", model.language_model.state_dict()
-    saved = load_file(lora) if lora.is_file() else {}
+    known, saved = model.language_model.state_dict(), load_file(lora) if lora.is_file() else {}
     updates = {f"{name.removesuffix('.weight')}.default.weight": t for name, t in saved.items()}
     fits = bool(updates) and all(name in known and known[name].shape == t.shape for name, t in updates.items())
     if fits:
         model.language_model.load_state_dict(updates, strict=False)
-    return sorted(mine.keys() - kept.keys()) + ([] if fits else ["lora"])
+    fresh = ["bridge"] if alone else sorted(mine.keys() - kept.keys())
+    return fresh + ([] if fits else ["lora"])
+
+
+def _fitting(mine: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    kept = {name: t for name, t in load_file(path).items() if name in mine and mine[name].shape == t.shape}
+    if "seen.project.weight" not in kept:
+        raise ValueError(
+            f"{path} reads features of another encoder or is of another width: start without --init, or name the "
+            "model's lora folder to take that alone"
+        )
+    return kept
 
 
 def run(
@@ -394,7 +407,7 @@ def run(
     """Train a bridge and a LoRA on a worlds folder; returns `out/model`, a folder that `ask --model` takes.
 
     encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model folder
-    whose bridge and LoRA to go on from, where they fit; what does not fit is told on stderr. Resumes by itself.
+    whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not fit is told on stderr. Resumes by itself.
     Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
     """
     accelerator = Accelerator()
@@ -418,7 +431,11 @@ def history(encoder: Path, init: Path | None) -> dict[str, Any]:
     around = _told(encoder.parent)
     found = {"encoder": _told(encoder) or around.get("encoder", {})}
     if init is not None:
-        found["init"] = {k: v for k, v in _told(init).items() if k in ("train_clips", "machine", "wall_seconds")}
+        found["init"] = {
+            k: v
+            for k, v in (_told(init) or _told(init.parent)).items()
+            if k in ("train_clips", "machine", "wall_seconds")
+        }
     return {name: facts for name, facts in found.items() if facts}
 
 
