@@ -407,7 +407,8 @@ def run(
     """Train a bridge and a LoRA on a worlds folder; returns `out/model`, a folder that `ask --model` takes.
 
     encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model folder
-    whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not fit is told on stderr. Resumes by itself.
+    whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not fit is
+    told on stderr. Resumes by itself.
     Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
     """
     accelerator = Accelerator()
