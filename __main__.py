@@ -408,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int | None = app(args=given, obj=given, prog_name="foretell", standalone_mode=False)
     except typer.TyperException as error:
         return _complain(error.format_message(), 2, error)
-    except FloatingPointError as error:
+    except ArithmeticError as error:
         return _complain(str(error), 1)
     except (ValueError, OSError) as error:
         return _complain(str(error), 2)

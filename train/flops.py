@@ -65,16 +65,20 @@ def whole(model: VJEPA2Model) -> int:
 def latent_flops(student: Student, mask: Mask, recipe: PretrainRecipe, levels: int) -> int:
     """Of `vjepa` on one clip: a teacher that sees all, a covariance matrix for each level."""
     model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
-    covariances = 3 * levels * 2 * shown * model.config.hidden_size**2
     known = encoding(model, whole(model), trained=False) + encoding(model, shown, trained=True)
-    return known + prediction(model, shown, told) + covariances
+    return known + prediction(model, shown, told) + levels * spreading(model, shown)
+
+
+def spreading(model: VJEPA2Model, shown: int) -> int:
+    """A trained covariance matrix of so many tokens a clip."""
+    return int(3 * 2 * shown * model.config.hidden_size**2)
 
 
 def block_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
     """Of `ijepa` on one picture: the predictor runs for every block."""
     model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
     known = encoding(model, whole(model), trained=False) + encoding(model, shown, trained=True)
-    return known + mask.blocks * prediction(model, shown, told // mask.blocks)
+    return known + mask.blocks * prediction(model, shown, told // mask.blocks) + spreading(model, shown)
 
 
 def regularised_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:

@@ -67,6 +67,11 @@ class Objective:
     pixels: bool = False
     pictures: bool = False
 
+    @property
+    def collapses(self) -> bool:
+        """Whether features that say the same of everything would satisfy it: what is told moves with what tells."""
+        return not self.pixels and self.teacher != "frozen"
+
 
 def block_masks(rng: np.random.Generator, grid: Grid, batch: int, recipe: PretrainRecipe) -> Mask:
     return sample(rng, grid, batch, MaskRecipe(recipe.short_share, recipe.causal_share, recipe.max_target))
@@ -98,7 +103,8 @@ def dense_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
 
 def latent_blocks(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
     assert learner.live_teacher is not None
-    return ijepa(learner.live_student, learner.live_teacher, pixels, mask)
+    weights = Weights(variance=recipe.variance_weight, covariance=recipe.covariance_weight)
+    return ijepa(learner.live_student, learner.live_teacher, pixels, mask, weights)
 
 
 def regularised(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:

@@ -115,10 +115,11 @@ def vjepa(
     return {"loss": loss, **parts}
 
 
-def ijepa(student: Student, teacher: VJEPA2Model, pixels: Tensor, mask: Mask) -> Parts:
+def ijepa(student: Student, teacher: VJEPA2Model, pixels: Tensor, mask: Mask, weights: Weights) -> Parts:
     """Tell the teacher's normed last features of each target block, block by block, from the context.
 
-    I-JEPA (arXiv 2301.08243, section 3): smooth L1, as in its released code, on layer-normed targets.
+    I-JEPA (arXiv 2301.08243, section 3): smooth L1, as in its released code, on layer-normed targets. The published
+    objective has no variance and covariance terms (weights of 0); they are those of `vjepa`.
     """
     depth = student.model.config.num_hidden_layers
     with torch.no_grad():
@@ -131,7 +132,10 @@ def ijepa(student: Student, teacher: VJEPA2Model, pixels: Tensor, mask: Mask) ->
         )
         for block in mask.target.chunk(mask.blocks, dim=1)
     ]
-    return {"loss": torch.stack(losses).mean()}
+    matrix = spread(F.layer_norm(known.float(), known.shape[-1:]).flatten(0, 1))
+    parts = {"predict": torch.stack(losses).mean(), "variance": variance(matrix), "covariance": covariance(matrix)}
+    loss = parts["predict"] + weights.variance * parts["variance"] + weights.covariance * parts["covariance"]
+    return {"loss": loss, **parts}
 
 
 def lejepa(student: Student, pixels: Tensor, mask: Mask, weight: float, directions: Tensor) -> Parts:

@@ -35,6 +35,7 @@ from ..perception.encoder import (
 from ..perception.gauges import centred_rank, effective_rank, feature_std, lidar, ridge_probe, spectrum_decay
 from ..perception.predictor import expected_form, halves, predict, target_levels
 from . import checkpoint
+from .alarm import LOOK_EVERY, Alarm
 from .flops import gemm_peak
 from .learner import (
     Learner,
@@ -54,6 +55,8 @@ T = TypeVar("T")
 Rows = NDArray[np.int64]
 Clips = NDArray[np.uint8]  # [N, F, S, S, 3]
 Labels = NDArray[np.float32]  # [N, K], NaN where unknown
+LOOKED_AT = 16
+"""Held-out clips that the alarm looks at: a few thousand tokens."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def peak_bytes() -> float:
     return float(held if sys.platform == "darwin" else 1024 * held)
 
 
-def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainRecipe, spent: Spent) -> None:
+def save_learner(folder: Path, step: int, learner: Learner, alarm: Alarm, spent: Spent) -> None:
     """One checkpoint of everything that resuming needs."""
     optimizer, optimizer_state = checkpoint.pack_optimizer(learner.optimizer)
     rng, rng_state = checkpoint.pack_rng()
@@ -179,8 +182,8 @@ def save_learner(folder: Path, step: int, learner: Learner, recipe: PretrainReci
     if learner.average is not None:
         parts["average"] = learner.average.state_dict()
     tensors = {n: t for part, held in parts.items() for n, t in checkpoint.prefixed(part, held).items()}
-    state = {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(recipe), "spent": asdict(spent)}
-    checkpoint.save(folder, step, tensors, state)
+    state = {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(alarm.recipe), "spent": asdict(spent)}
+    checkpoint.save(folder, step, tensors, state | {"alarm": alarm.state()})
 
 
 def load_learner(saved: checkpoint.Checkpoint, learner: Learner) -> None:
@@ -200,6 +203,12 @@ def features_of(model: VJEPA2Model, frames: Clips, levels: tuple[int, ...]) -> l
     batches = torch.from_numpy(frames).split(64)
     states = [tapped(model, normalise(batch.to(model.device)), levels) for batch in batches]
     return [torch.cat(level).cpu() for level in zip(*states, strict=True)]
+
+
+def last_tokens(model: VJEPA2Model, frames: Clips) -> Tensor:
+    """The last features of all tokens of clips uint8 [n, T, H, W, 3]: [n * N, D]."""
+    (last,) = features_of(model, frames, (model.config.num_hidden_layers,))
+    return last.flatten(0, 1)
 
 
 @torch.no_grad()
@@ -332,8 +341,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
 
 
-def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> tuple[int, Spent]:
+def begin(out: Path, learner: Learner, alarm: Alarm, resume: bool) -> tuple[int, Spent]:
     """The step to start from, and what was spent until then: the newest checkpoint's; writes the recipe beside."""
+    recipe = alarm.recipe
     saved = checkpoint.latest(out / "checkpoints")
     if saved is not None and not resume:
         raise ValueError(f"{out} holds a run at step {saved.step}: resume it, or pretrain into another folder")
@@ -344,7 +354,31 @@ def begin(out: Path, learner: Learner, recipe: PretrainRecipe, resume: bool) -> 
     if saved is None:
         return 0, Spent()
     load_learner(saved, learner)
+    alarm.restore(saved.state["alarm"])
     return saved.step, Spent(**saved.state["spent"])
+
+
+def listen(alarm: Alarm, done: int, loss: float, learner: Learner, frames: Clips) -> None:
+    """Raise Unhealthy where the run has gone wrong; it is looked at when due, and before every checkpoint."""
+    alarm.hear(done - 1, loss)
+    if due(done, LOOK_EVERY, alarm.recipe) or due(done, alarm.recipe.save_every, alarm.recipe):
+        examine(alarm, done - 1, learner, frames)
+
+
+def examine(alarm: Alarm, step: int, learner: Learner, frames: Clips) -> None:
+    """Show the alarm the student's weights and its features of held-out clips."""
+    alarm.weigh(step, float(nn.utils.get_total_norm([p.detach() for p in learner.student.parameters()])))
+    alarm.look(step, last_tokens(learner.student.model, frames))
+
+
+def rolled_back(out: Path, learner: Learner) -> str:
+    """Export the newest checkpoint's encoder, from before what went wrong; returns what to do with it, in words."""
+    saved = checkpoint.latest(out / "checkpoints")
+    if saved is None:
+        return "no checkpoint is older than this: begin anew in another folder"
+    load_learner(saved, learner)
+    encoder = export(learner, out)
+    return f"{encoder} is the encoder of step {saved.step}, from before: go on from it in another folder with --init"
 
 
 def progress_bar(shown: bool = True) -> Progress:
@@ -372,8 +406,10 @@ def run(
     `teacher`: the encoder folder that salt learns from. `probe_labels`: .npy of float [N, K], NaN where unknown, read
     from features for the log alone. The run's checkpoints lie in `out/checkpoints`; with `resume` it goes on from the
     newest, to the same losses bit for bit in fp32. Under `accelerate launch` the ranks share each batch; losses are
-    those of one process but for rounding.
-    Raises ValueError for data or a folder that do not fit the recipe, FloatingPointError at the first non-finite loss.
+    those of one process but for rounding. A run that collapses or leaps is stopped (alarm.py) and its last healthy
+    encoder exported.
+    Raises ValueError for data or a folder that do not fit the recipe, Unhealthy for such a run, FloatingPointError at
+    the first non-finite loss.
     """
     accelerator = Accelerator()
     rank, count, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
@@ -386,24 +422,31 @@ def run(
     clips = open_clips(data, config.frames_per_clip, config.crop_size)
     split = split_rows(len(clips), recipe.held_out, recipe.seed)
     watch = Watch(clips[split.held_out, : config.frames_per_clip], open_labels(probe_labels, split), recipe)
-    start, spent = begin(out, learner, recipe, resume)
+    alarm = Alarm(recipe, collapses=objective_of(recipe).collapses)
+    start, spent = begin(out, learner, alarm, resume)
+    if start == 0:
+        examine(alarm, 0, learner, watch.frames[:LOOKED_AT])
     peak, began = gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
     batches = prefetched(
         lambda step: part(draw(step, clips, split.train, config, recipe), rank, count), start, recipe.steps
     )
     with progress_bar(shown=main) as bar, closing(Log(out, start)) if main else nullcontext() as log:
         task = bar.add_task("pretrain", total=recipe.steps, completed=start)
-        for step, (pixels, mask) in batches:
-            stepped = time.monotonic()
-            values, done = learn(learner, step, pixels, mask, recipe), step + 1
-            spent.flops += count * step_flops(learner.student, mask, recipe)
-            spent.learning += time.monotonic() - stepped
-            spent.seconds = time.monotonic() - began
-            if log is not None and (seen := watch.look(done, learner)):
-                log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(count * peak))
-            if main and due(done, recipe.save_every, recipe):
-                save_learner(out / "checkpoints", done, learner, recipe, spent)
-            bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
+        try:
+            for step, (pixels, mask) in batches:
+                stepped = time.monotonic()
+                values, done = learn(learner, step, pixels, mask, recipe), step + 1
+                spent.flops += count * step_flops(learner.student, mask, recipe)
+                spent.learning += time.monotonic() - stepped
+                spent.seconds = time.monotonic() - began
+                listen(alarm, done, values["loss"], learner, watch.frames[:LOOKED_AT])
+                if log is not None and (seen := watch.look(done, learner)):
+                    log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(count * peak))
+                if main and due(done, recipe.save_every, recipe):
+                    save_learner(out / "checkpoints", done, learner, alarm, spent)
+                bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
+        except ArithmeticError as error:
+            raise type(error)(f"{error}; {rolled_back(out, learner)}") if main else error from None
     if main:
         record(export(learner, out), len(split.train), recipe, recipe.steps, spent)
     accelerator.wait_for_everyone()
