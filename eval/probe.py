@@ -24,6 +24,7 @@ from ..bridge.projector import Intake, Reader, block
 from ..perception.encoder import VJEPA2World, grid_of, normalise, resize, tapped
 from ..train.data import Packed, load_clips
 from ..train.objectives import pixels_of
+from ..train.worlds.scene import COLOURS, SHAPES
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import Statistic, balanced_accuracy, figure
 
@@ -38,19 +39,26 @@ RATES = ((3e-4, 0.01), (1e-3, 0.01), (1e-3, 0.1), (3e-3, 0.05))
 """Learning rate and weight decay of the attentive heads that are trained side by side; validation picks one, as
 V-JEPA 2 does (Assran et al. 2025, arXiv 2506.09985, section 5)."""
 NEIGHBOURS = (5, 20, 50)
+KINDS = {"shape": tuple(SHAPES), "colour": tuple(COLOURS)}
+"""Variables that are one of several kinds; a value is the place of a kind in its row."""
 
 
 def variables_of(clip: Row) -> dict[str, float]:
-    """What a probe may be asked of a clip: its outcome, 0 or 1, and physical variables at the last shown frame.
+    """What a probe may be asked of a clip: its outcome, 0 or 1, and variables at the last shown frame.
 
-    x, y (places in the image), speed (m/s) and mass (its logarithm, kg) are of the object that moves or is named first;
-    margin, in metres, is a tower's smallest distance of a centre of mass from the rim of its support.
+    x, y (places in the image), shape, colour, speed (m/s) and mass (its logarithm, kg) are of the object that moves or
+    is named first; count is of all objects; margin, in metres, is a tower's smallest distance of a centre of mass from
+    the rim of its support.
     """
     last = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
     now, before = (np.array(clip["states"][frame][0]) for frame in (last, max(last - 1, 0)))
     told = {clip["outcome"]["name"]: float(clip["outcome"]["value"]), "x": float(now[7]), "y": float(now[8])}
+    told["count"] = float(len(clip["objects"]))
+    told["colour"] = float(KINDS["colour"].index(clip["objects"][0]["colour"]))
     if clip["scenario"] == "towers":
         return told | {"margin": float(min(clip["notes"]["margins"]))}
+    if clip["scenario"] != "dominoes":
+        told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
     if clip["scenario"] != "dominoes" and last > 0:
         told["speed"] = float(np.linalg.norm(now[:3] - before[:3]) * clip["fps"])
         told["mass"] = math.log(volume(clip["objects"][0]) * clip["objects"][0]["density"])
@@ -67,19 +75,36 @@ def volume(one: Row) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """One variable of the clips of a split where it is known: rows of the split, values, scenes; binary or measured."""
+    """One variable of the clips of a split where it is known: rows of the split, values, scenes; of kinds or measured.
+
+    kinds: how many there are, 0 of a measure; a value is then a kind's number.
+    """
 
     name: str
     rows: NDArray[np.int64]
     values: Floats
     scenes: list[str]
+    kinds: int
 
     @property
-    def binary(self) -> bool:
-        return set(np.unique(self.values)) <= {0.0, 1.0}
+    def columns(self) -> Floats:
+        """What a regression is asked for: 1 for its kind and -1 for others, or the measure: [n, kinds or 1]."""
+        if not self.kinds:
+            return self.values[:, None]
+        signs: Floats = np.where(self.values[:, None] == np.arange(self.kinds), 1, -1).astype(np.float32)
+        return signs
+
+    @property
+    def chance(self) -> float:
+        """Balanced accuracy of guessing, or R2 of the mean."""
+        return 1 / len(np.unique(self.values)) if self.kinds else 0.0
+
+    @property
+    def metric(self) -> str:
+        return "balanced accuracy" if self.kinds else "R2"
 
     def part(self, which: NDArray[np.int64]) -> Question:
-        return Question(self.name, self.rows[which], self.values[which], [self.scenes[i] for i in which])
+        return Question(self.name, self.rows[which], self.values[which], [self.scenes[i] for i in which], self.kinds)
 
 
 def questions_of(clips: Sequence[Row]) -> dict[str, Question]:
@@ -89,8 +114,14 @@ def questions_of(clips: Sequence[Row]) -> dict[str, Question]:
     for name in sorted({name for one in told for name in one}):
         rows = np.array([row for row, one in enumerate(told) if name in one])
         values = np.array([told[row][name] for row in rows], dtype=np.float32)
-        found[name] = Question(name, rows, values, [clips[row]["scene"] for row in rows])
+        scenes = [clips[row]["scene"] for row in rows]
+        found[name] = Question(name, rows, values, scenes, _kinds(name, values))
     return found
+
+
+def _kinds(name: str, values: Floats) -> int:
+    """An outcome is of two kinds, no and yes."""
+    return len(KINDS[name]) if name in KINDS else 2 if set(np.unique(values)) <= {0.0, 1.0} else 0
 
 
 @torch.no_grad()
@@ -134,7 +165,8 @@ def pooled(features: Features, grid: Grid) -> Floats:
 
 @dataclass(frozen=True)
 class Told:
-    """What a probe said of the test clips [n], and how it came to be: its setting and, where it trained, its curve."""
+    """What a probe said of the test clips [n, kinds or 1], and how it came to be: its setting and, if it trained, its
+    curve."""
 
     values: Floats
     setting: dict[str, Any]
@@ -156,10 +188,10 @@ def r_squared(told: Floats, truth: Floats) -> Statistic:
 
 
 def score_of(question: Question, told: Floats) -> Statistic:
-    """Balanced accuracy of an outcome (told: above or below 0), R2 of a measure."""
-    if not question.binary:
-        return r_squared(told, question.values)
-    return balanced_accuracy((told > 0) == (question.values > 0.5), [str(int(value)) for value in question.values])
+    """Balanced accuracy of kinds (told: the largest column), R2 of a measure; told [n, kinds or 1]."""
+    if not question.kinds:
+        return r_squared(told[:, 0], question.values)
+    return balanced_accuracy(told.argmax(1) == question.values, [str(int(value)) for value in question.values])
 
 
 def plain_score(question: Question, told: Floats) -> float:
@@ -167,45 +199,49 @@ def plain_score(question: Question, told: Floats) -> float:
 
 
 def ridge(train: Floats, val: Floats, test: Floats, question: Question, held: Question) -> Told:
-    """Linear regression, its penalty chosen on validation; outcomes as -1 and 1."""
+    """Linear regression, its penalty chosen on validation."""
     from sklearn.linear_model import Ridge
 
-    wanted = 2 * question.values - 1 if question.binary else question.values
-    fits = {alpha: Ridge(alpha).fit(train, wanted) for alpha in np.logspace(0, 6, 7)}
-    best = max(fits, key=lambda alpha: plain_score(held, fits[alpha].predict(val)))
-    return Told(fits[best].predict(test).astype(np.float32), {"alpha": float(best)}, [])
+    fits = {alpha: Ridge(alpha).fit(train, question.columns) for alpha in np.logspace(0, 6, 7)}
+    best = max(fits, key=lambda alpha: plain_score(held, told_by(fits[alpha], val)))
+    return Told(told_by(fits[best], test), {"alpha": float(best)}, [])
+
+
+def told_by(fit: Any, features: Floats) -> Floats:
+    """What a regression of sklearn says, always in columns: [n, kinds or 1]."""
+    told: Floats = fit.predict(features).reshape(len(features), -1).astype(np.float32)
+    return told
 
 
 def knn(train: Floats, val: Floats, test: Floats, question: Question, held: Question) -> Told:
     """The mean of the nearest training clips by cosine, their number chosen on validation."""
     from sklearn.neighbors import KNeighborsRegressor
 
-    wanted = 2 * question.values - 1 if question.binary else question.values
     counts = [count for count in NEIGHBOURS if count <= len(train)] or [len(train)]
-    fits = {count: KNeighborsRegressor(count, metric="cosine").fit(train, wanted) for count in counts}
-    best = max(fits, key=lambda count: plain_score(held, fits[count].predict(val)))
-    return Told(fits[best].predict(test).astype(np.float32), {"neighbours": best}, [])
+    fits = {count: KNeighborsRegressor(count, metric="cosine").fit(train, question.columns) for count in counts}
+    best = max(fits, key=lambda count: plain_score(held, told_by(fits[count], val)))
+    return Told(told_by(fits[best], test), {"neighbours": best}, [])
 
 
 class AttentiveProbe(nn.Module):
-    """Self-attention between tokens with places, then one query that reads them: [B, N, C] -> [B].
+    """Self-attention between tokens with places, then one query that reads them: [B, N, C] -> [B, columns].
 
     V-JEPA's attentive probe (Bardes et al. 2024, section 4), with blocks of self-attention before it as in V-JEPA 2.
     """
 
-    def __init__(self, channels: int, grid: Grid, blocks: int, width: int = 192, heads: int = 6) -> None:
+    def __init__(self, channels: int, grid: Grid, blocks: int, columns: int, width: int = 192, heads: int = 6) -> None:
         super().__init__()
         self.intake = Intake(channels, grid, width)
         self.blocks = nn.ModuleList(block(width, heads) for _ in range(blocks - 1))
         self.query = nn.Parameter(torch.randn(1, width) * 0.5)
         self.reader = Reader(width, heads)
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, columns))
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = self.intake(features)
         for one in self.blocks:
             tokens = one(tokens)
-        told: Tensor = self.out(self.reader(self.query, tokens)[:, 0])[:, 0]
+        told: Tensor = self.out(self.reader(self.query, tokens)[:, 0])
         return told
 
 
@@ -227,7 +263,8 @@ class Heads:
 
     def __init__(self, sample: Features, grid: Grid, blocks: int, question: Question, how: Training) -> None:
         torch.manual_seed(how.seed)
-        self.heads = [AttentiveProbe(sample.shape[-1], grid, blocks, how.width) for _ in RATES]
+        columns = max(1, question.kinds)
+        self.heads = [AttentiveProbe(sample.shape[-1], grid, blocks, columns, how.width) for _ in RATES]
         flat = torch.from_numpy(sample).float().flatten(0, 1)
         for head in self.heads:
             head.intake.mean.copy_(flat.mean(0))
@@ -236,15 +273,16 @@ class Heads:
             torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay)
             for head, (rate, decay) in zip(self.heads, RATES, strict=True)
         ]
-        self.binary, self.warmup = question.binary, how.warmup
+        self.kinds, self.warmup = question.kinds, how.warmup
         self.mean, self.scale = 0.0, 1.0
-        if not self.binary:
+        if not self.kinds:
             self.mean, self.scale = float(question.values.mean()), float(question.values.std()) + 1e-6
 
     def learn(self, step: int, tokens: Tensor, values: Floats) -> None:
         """One step of every head: tokens [B, N, C], values [B]."""
         wanted = torch.from_numpy((values - self.mean) / self.scale).float()
-        loss = nn.functional.binary_cross_entropy_with_logits if self.binary else nn.functional.mse_loss
+        wanted = wanted.long() if self.kinds else wanted[:, None]
+        loss = nn.functional.cross_entropy if self.kinds else nn.functional.mse_loss
         for head, optimizer, (rate, _) in zip(self.heads, self.optimizers, RATES, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, step / self.warmup)
@@ -254,7 +292,7 @@ class Heads:
             optimizer.step()
 
     def tell(self, number: int, features: Features, rows: NDArray[np.int64]) -> Floats:
-        """What one head says of some clips, in the variable's own units: [n]."""
+        """What one head says of some clips, in the variable's own units: [n, kinds or 1]."""
         told: Floats = (read(self.heads[number], features, rows) * self.scale + self.mean).astype(np.float32)
         return told
 
@@ -267,7 +305,7 @@ def attentive(
     heads = Heads(train[known.rows[:512]], grid, blocks, known, how)
     rng = np.random.default_rng(how.seed)
     best, since, curve = (-math.inf, 0, 0), 0, []
-    kept: Floats = np.zeros(len(asked.rows), dtype=np.float32)
+    kept: Floats = np.zeros((len(asked.rows), max(1, asked.kinds)), dtype=np.float32)
     for step in range(1, how.most + 1):
         rows = rng.choice(len(known.rows), min(how.batch, len(known.rows)), replace=False)
         heads.learn(step, torch.from_numpy(train[known.rows[rows]]).float(), known.values[rows])
@@ -289,7 +327,7 @@ def attentive(
 
 @torch.no_grad()
 def read(head: AttentiveProbe, features: Features, rows: NDArray[np.int64]) -> Floats:
-    """What a head says of some clips: float32 [n]."""
+    """What a head says of some clips: float32 [n, columns]."""
     parts = [head(torch.from_numpy(features[rows[at : at + 256]]).float()) for at in range(0, len(rows), 256)]
     told: Floats = torch.cat(parts).numpy()
     return told
@@ -316,9 +354,8 @@ class Bench:
             told = attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)
         else:
             told = self._pooled({"ridge": ridge, "knn": knn}[probe], known, held, asked)
-        found = figure(score_of(asked, told.values), asked.scenes, 0.5 if asked.binary else 0.0)
-        metric = "balanced accuracy" if asked.binary else "R2"
-        return {**asdict(found), "metric": metric, "labels": len(order), **told.setting, "curve": told.curve}
+        found = figure(score_of(asked, told.values), asked.scenes, asked.chance)
+        return {**asdict(found), "metric": asked.metric, "labels": len(order), **told.setting, "curve": told.curve}
 
     def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
         parts = [self.train[known.rows], self.train[held.rows], self.test[asked.rows]]

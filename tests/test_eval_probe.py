@@ -14,20 +14,22 @@ from foretell.eval import probe
 from foretell.eval.probe import Bench, Question, Training, questions_of, r_squared, run, table, variables_of, volume
 from foretell.perception.encoder import tiny_config
 from foretell.train.worlds import Spec, generate
+from foretell.train.worlds.scene import COLOURS
 
 QUICK = Training(batch=32, warmup=5, every=20, patience=4, most=240, width=48)
 GRID = (2, 4, 4)
 
 
 def planted(count: int, seed: int) -> tuple[probe.Features, dict[str, Question]]:
-    """Tokens of noise, one of which shines: is it on the left, how bright is it, and something that is not there."""
+    """Tokens of noise, one of which shines: its side and column, how bright it is, and something that is not there."""
     rng = np.random.default_rng(seed)
     tokens = 0.05 * rng.standard_normal((count, 32, 6))
     column, bright = rng.integers(0, 4, count), rng.uniform(1, 3, count)
     tokens[np.arange(count), rng.integers(0, 8, count) * 4 + column, 0] += 2 * bright
-    values = {"left": column < 2, "bright": bright, "nothing": rng.random(count) < 0.5}
+    values = {"left": column < 2, "column": column, "bright": bright, "nothing": rng.random(count) < 0.5}
+    kinds = {"left": 2, "column": 4, "bright": 0, "nothing": 2}
     scenes = [str(number) for number in range(count)]
-    asked = {n: Question(n, np.arange(count), v.astype(np.float32), scenes) for n, v in values.items()}
+    asked = {n: Question(n, np.arange(count), v.astype(np.float32), scenes, kinds[n]) for n, v in values.items()}
     return tokens.astype(np.float16), asked
 
 
@@ -55,6 +57,16 @@ def test_a_probe_reads_places(bench: Bench, kind: str) -> None:
         assert max(score for _, score in left["curve"]) == dict(map(tuple, left["curve"]))[left["steps"]]
 
 
+@pytest.mark.parametrize("kind", ["ridge", "attentive2"])
+def test_a_probe_tells_several_kinds(bench: Bench, kind: str) -> None:
+    column = bench.measure("column", kind, None, QUICK)
+    assert (
+        column["value"] > (0.4 if kind == "ridge" else 0.8)
+        and column["chance"] == 0.25
+        and column["metric"] == "balanced accuracy"
+    )
+
+
 def test_labels_limit_what_is_learned_from(bench: Bench) -> None:
     few, many = (bench.measure("bright", "ridge", labels, QUICK) for labels in (20, None))
     assert (few["labels"], many["labels"]) == (20, 800) and few["value"] < many["value"]
@@ -75,12 +87,13 @@ def test_variables_are_read_off_the_last_shown_frame() -> None:
     clip: dict[str, Any] = {
         "scenario": "roll", "scene": "s", "until": 0.25, "fps": 8.0, "frames": 4,
         "outcome": {"name": "drops", "value": True},
-        "objects": [{"shape": "ball", "half": [0.1], "density": 500.0}],
+        "objects": [{"shape": "ball", "colour": "yellow", "half": [0.1], "density": 500.0}],
         "states": [[[0.3 * t, 0.4 * t, *still[2:], 0.1 * t, 0.5]] for t in range(4)],
     }  # fmt: skip
     told = variables_of(clip)
     assert told == pytest.approx(
         {"drops": 1.0, "x": 0.2, "y": 0.5, "speed": 4.0, "mass": math.log(500 * 4 / 3 * math.pi * 1e-3)}
+        | {"count": 1.0, "shape": 1.0, "colour": float(list(COLOURS).index("yellow"))}
     )
     assert volume({"shape": "box", "half": [1, 2, 3]}) == 48
     assert volume({"shape": "cylinder", "half": [1, 2]}) == pytest.approx(4 * math.pi)
@@ -130,7 +143,7 @@ def test_controls_stand_beside_the_encoder_and_a_stopped_run_goes_on(
     [
         ({"probes": ("magic",)}, "probe magic is unknown: choose from ridge"),
         ({"layers": (9,)}, "layer 9 is unknown"),
-        ({"variables": ("colour",)}, "variable colour is unknown: choose from drops, falls"),
+        ({"variables": ("taste",)}, "variable taste is unknown: choose from colour, count, drops, falls"),
     ],
 )
 def test_what_does_not_exist_is_refused(lab: Path, tmp_path: Path, change: dict[str, Any], match: str) -> None:
@@ -142,5 +155,6 @@ def test_every_variable_of_the_worlds_is_known(lab: Path) -> None:
     from foretell.train.data import load_clips
 
     asked = questions_of(load_clips(lab / "train").clips)
-    assert asked.keys() == {"falls", "drops", "margin", "mass", "speed", "x", "y"}
-    assert asked["falls"].binary and not asked["speed"].binary and len(asked["x"].rows) == 40
+    assert asked.keys() == {"falls", "drops", "margin", "mass", "speed", "x", "y", "count", "shape", "colour"}
+    kinds = {name: question.kinds for name, question in asked.items() if question.kinds}
+    assert kinds == {"falls": 2, "drops": 2, "shape": 3, "colour": len(COLOURS)} and len(asked["x"].rows) == 40
