@@ -262,6 +262,31 @@ def probe(
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 
+@app.command(
+    epilog="Example: foretell bench worlds/train --val worlds/val --test worlds/test --runs runs/bench --out bench.json"
+)
+def bench(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Worlds to pretrain on, and to label probes from.")],
+    val: Annotated[Path, typer.Option(metavar="DIR", help="Worlds on which learning rates are chosen.")],
+    test: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that the figures are about.")],
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Every run; a stopped benchmark goes on from here.")],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="Figures; plots beside it.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Ten minutes: does it run? The figures say nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """JEPA against pixel-generative rivals at equal compute: how much less of it does JEPA need, if any?"""
+    from .eval import bench as room
+
+    def tell(what: str, done: int, total: int) -> None:
+        print(f"run {done + 1} of {total}: {what}", file=sys.stderr)
+
+    plan = room.quick() if quick else room.Plan()
+    command = shlex.join(["foretell", *context.obj])
+    found = room.run(data, val, test, runs, out, plan, command=command, tell=tell)
+    _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
+
+
 @app.command(epilog="Example: foretell doctor --json")
 def doctor(as_json: Json = False) -> None:
     """What works on this machine, and how to mend what does not. Exit status 1 when no question can be answered."""

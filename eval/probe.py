@@ -345,17 +345,21 @@ class Bench:
 
     def measure(self, name: str, probe: str, labels: int | None, how: Training) -> Row:
         """One probe on one variable: its figure on the test clips, and how it was trained."""
+        asked, told = self.answers[name], self.tell(name, probe, labels, how)
+        found = figure(score_of(asked, told.values), asked.scenes, asked.chance)
+        count = min(labels or len(self.asked[name].rows), len(self.asked[name].rows))
+        return {**asdict(found), "metric": asked.metric, "labels": count, **told.setting, "curve": told.curve}
+
+    def tell(self, name: str, probe: str, labels: int | None, how: Training) -> Told:
+        """What one probe says of one variable of the test clips."""
         question, asked = self.asked[name], self.answers[name]
         order = np.random.default_rng(how.seed).permutation(len(question.rows))[: labels or None]
         cut = max(1, len(order) // 5)
         held, known = question.part(np.sort(order[:cut])), question.part(np.sort(order[cut:]))
         if probe.startswith("attentive"):
             blocks = int(probe.removeprefix("attentive"))
-            told = attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)
-        else:
-            told = self._pooled({"ridge": ridge, "knn": knn}[probe], known, held, asked)
-        found = figure(score_of(asked, told.values), asked.scenes, asked.chance)
-        return {**asdict(found), "metric": asked.metric, "labels": len(order), **told.setting, "curve": told.curve}
+            return attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)
+        return self._pooled({"ridge": ridge, "knn": knn}[probe], known, held, asked)
 
     def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
         parts = [self.train[known.rows], self.train[held.rows], self.test[asked.rows]]

@@ -38,13 +38,13 @@ def figure(
     """
     if not scenes:
         raise ValueError("no questions to measure: give at least one")
-    drawn = np.concatenate([statistic(weights) for weights in _scene_weights(scenes, resamples, seed)])  # [B]
+    drawn = np.concatenate([statistic(weights) for weights in scene_weights(scenes, resamples, seed)])  # [B]
     low, high = np.percentile(drawn, (2.5, 97.5))
     value = statistic(np.ones((1, len(scenes))))[0]
     return Figure(float(value), float(low), float(high), len(scenes), chance)
 
 
-def _scene_weights(scenes: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
+def scene_weights(scenes: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
     """How often each question is drawn when scenes are drawn with replacement: blocks of [<=ROWS_AT_ONCE, N]."""
     names, scene_of = np.unique(np.asarray(scenes), return_inverse=True)
     random = np.random.default_rng(seed)

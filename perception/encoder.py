@@ -61,6 +61,18 @@ def nano_config() -> VJEPA2Config:
     )
 
 
+def small_config() -> VJEPA2Config:
+    """Half as wide as the embedded encoder and two thirds as deep."""
+    narrow = {"hidden_size": 96, "num_attention_heads": 3, "num_hidden_layers": 4, "taps": [0, 2, 4]}
+    return VJEPA2Config(**nano_config().to_diff_dict() | narrow)
+
+
+def large_config() -> VJEPA2Config:
+    """Half as wide again as the embedded encoder and a third deeper."""
+    wide = {"hidden_size": 288, "num_attention_heads": 9, "num_hidden_layers": 8, "taps": [0, 4, 8]}
+    return VJEPA2Config(**nano_config().to_diff_dict() | wide)
+
+
 def picture_config() -> VJEPA2Config:
     """The embedded encoder's shape for single frames: 8 x 8 tokens."""
     return VJEPA2Config(**nano_config().to_diff_dict() | {"frames_per_clip": 1, "tubelet_size": 1})

@@ -142,6 +142,11 @@ def test_the_next_tubelet_is_told_from_earlier_ones_alone() -> None:
     assert not torch.allclose(before[:, 2], after[:, 2])
 
 
+def test_multiblock_leaves_something_to_see_of_a_small_picture() -> None:
+    for seed in range(60):
+        assert multiblock(np.random.default_rng(seed), (1, 4, 4), 8).context.shape[1] >= 1
+
+
 def test_multiblock_hides_four_blocks_of_a_picture() -> None:
     for seed in range(20):
         mask = multiblock(np.random.default_rng(seed), (1, 8, 8), 3)

@@ -17,13 +17,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import VJEPA2Model
 
-from ..perception.encoder import grid_of, nano_config, picture_config, tiny_config
+from ..perception.encoder import grid_of, large_config, nano_config, picture_config, small_config, tiny_config
 from .flops import block_flops, latent_flops, pixel_flops, regularised_flops
 from .masks import SCATTERED, TUBES, Grid, Mask, MaskRecipe, ahead, multiblock, sample, tubes
 from .objectives import Parts, Student, Weights, ijepa, lejepa, pixels_hidden, pixels_next, ranks, sketch, vjepa
 from .recipes import PretrainRecipe
 
-CONFIGS = {"nano": nano_config, "nano_picture": picture_config, "tiny": tiny_config}
+CONFIGS = {
+    "nano": nano_config,
+    "small": small_config,
+    "large": large_config,
+    "nano_picture": picture_config,
+    "tiny": tiny_config,
+}
 Draw = Callable[[np.random.Generator, Grid, int, "PretrainRecipe"], Mask]
 Loss = Callable[["Learner", Tensor, Mask, "PretrainRecipe", int], Parts]
 Cost = Callable[[Student, Mask, "PretrainRecipe"], int]

@@ -128,9 +128,11 @@ def multiblock(rng: np.random.Generator, grid: Grid, batch: int) -> Mask:
     beside them (Assran et al. 2023, arXiv 2301.08243, section 3 and appendix A.1). Pictures only: one tubelet."""
     if grid[0] != 1:
         raise ValueError(f"a grid {grid} has {grid[0]} tubelets: multiblock masks are for pictures, one tubelet")
-    targets = draw_blocks(rng, grid, batch, Blocks(4, rng.uniform(0.15, 0.2)), rng.uniform(0.75, 1.5))
-    context = draw_blocks(rng, grid, batch, Blocks(1, rng.uniform(0.85, 1.0)), 1.0)[:, 0]
-    seen = (context & ~targets.any(1)).reshape(batch, -1)
+    seen = np.zeros((batch, 1), dtype=bool)
+    while not seen.any(1).all():  # on a small picture four blocks may cover all: drawn again, as in the released code
+        targets = draw_blocks(rng, grid, batch, Blocks(4, rng.uniform(0.15, 0.2)), rng.uniform(0.75, 1.5))
+        context = draw_blocks(rng, grid, batch, Blocks(1, rng.uniform(0.85, 1.0)), 1.0)[:, 0]
+        seen = (context & ~targets.any(1)).reshape(batch, -1)
     count = int(targets[0, 0].sum())
     places = np.nonzero(targets.reshape(batch * 4, -1))[1].reshape(batch, 4 * count)
     return Mask(pick(rng, seen, seen.shape[1]), torch.from_numpy(places), blocks=4)

@@ -85,6 +85,11 @@ def split_rows(count: int, held_out: int, seed: int) -> Split:
     return Split(np.sort(rows[cut:]), np.sort(rows[:cut]))
 
 
+def chosen(rows: Rows, recipe: PretrainRecipe) -> Rows:
+    """The rows that a recipe learns from: all, or so many at random that fewer are a part of more."""
+    return np.sort(np.random.default_rng(recipe.seed).permutation(rows)[: recipe.clips]) if recipe.clips else rows
+
+
 def open_labels(path: Path | None, split: Split) -> Labels | None:
     """The labels of the held-out rows, float [n, K], of a .npy that has one row a clip."""
     if path is None:
@@ -304,12 +309,17 @@ class Log:
         self.board.close()
 
 
-def export(learner: Learner, out: Path) -> Path:
-    """Write `out/encoder`, an ordinary `VJEPA2Model` folder: the encoder that is kept and the student's predictor."""
+def export(learner: Learner, folder: Path) -> Path:
+    """Write an ordinary `VJEPA2Model` folder: the encoder that is kept and the student's predictor."""
     model = deepcopy(learner.encoder)
     model.predictor.load_state_dict(learner.student.model.predictor.state_dict())
-    model.save_pretrained(out / "encoder")
-    return out / "encoder"
+    model.save_pretrained(folder)
+    return folder
+
+
+def snapshot(out: Path, step: int) -> Path:
+    """Where the encoder of a step of `recipe.snapshots` is kept."""
+    return out / "snapshots" / f"step-{step:08d}"
 
 
 def record(folder: Path, clips: int, recipe: PretrainRecipe, steps: int, spent: Spent) -> None:
@@ -377,7 +387,7 @@ def rolled_back(out: Path, learner: Learner) -> str:
     if saved is None:
         return "no checkpoint is older than this: begin anew in another folder"
     load_learner(saved, learner)
-    encoder = export(learner, out)
+    encoder = export(learner, out / "encoder")
     return f"{encoder} is the encoder of step {saved.step}, from before: go on from it in another folder with --init"
 
 
@@ -427,9 +437,8 @@ def run(
     if start == 0:
         examine(alarm, 0, learner, watch.frames[:LOOKED_AT])
     peak, began = gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
-    batches = prefetched(
-        lambda step: part(draw(step, clips, split.train, config, recipe), rank, count), start, recipe.steps
-    )
+    rows = chosen(split.train, recipe)
+    batches = prefetched(lambda step: part(draw(step, clips, rows, config, recipe), rank, count), start, recipe.steps)
     with progress_bar(shown=main) as bar, closing(Log(out, start)) if main else nullcontext() as log:
         task = bar.add_task("pretrain", total=recipe.steps, completed=start)
         try:
@@ -442,12 +451,14 @@ def run(
                 listen(alarm, done, values["loss"], learner, watch.frames[:LOOKED_AT])
                 if log is not None and (seen := watch.look(done, learner)):
                     log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(count * peak))
+                if main and done in recipe.snapshots:
+                    record(export(learner, snapshot(out, done)), len(rows), recipe, done, spent)
                 if main and due(done, recipe.save_every, recipe):
                     save_learner(out / "checkpoints", done, learner, alarm, spent)
                 bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
         except ArithmeticError as error:
             raise type(error)(f"{error}; {rolled_back(out, learner)}") if main else error from None
     if main:
-        record(export(learner, out), len(split.train), recipe, recipe.steps, spent)
+        record(export(learner, out / "encoder"), len(rows), recipe, recipe.steps, spent)
     accelerator.wait_for_everyone()
     return out / "encoder"

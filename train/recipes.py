@@ -126,6 +126,7 @@ class PretrainRecipe:
     the data's, in frames per second; `early_share` of the windows begin before their clip. What is neither short
     nor causal in the masks is long. sigreg_weight, slices: LeJEPA's share of SIGReg (its .05 of a
     statistic that grows with 256 samples is .93 of ours, which does not), and its directions a step.
+    clips: learn from so many of the data's only (0: all). snapshots: steps after which the encoder is kept.
     """
 
     objective: str = "vjepa_dense"
@@ -154,7 +155,9 @@ class PretrainRecipe:
     contrast: float = 0.15
     colour: float = 0.08
     noise: float = 0.02
+    clips: int = 0
     held_out: int = 512
+    snapshots: tuple[int, ...] = ()
     log_every: int = 100
     probe_every: int = 500
     save_every: int = 500

@@ -1,0 +1,536 @@
+"""JEPA against its pixel-generative rivals at equal compute: what their features tell, along training, with controls.
+
+Every run sees the same clips in the same order through the same encoder and optimizer; runs of one kind end at the same
+number of operations. Scores are probes on worlds that no run has seen. The claim that is settled is a ratio: the
+compute that a pixel rival needs to reach a score, over JEPA's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..bridge.projector import average
+from ..perception.encoder import VJEPA2World, grid_of, normalise, tapped
+from ..train import pretrain
+from ..train.data import Packed, load_clips
+from ..train.learner import build, objective_of, step_flops, train_dtype
+from ..train.objectives import pixels_of
+from ..train.recipes import PretrainRecipe, nano_encoder
+from .probe import Bench, Question, See, Training, questions_of, random_init, score_of, watch
+from .race import Curve, ratios, resampled, resamples_of, verdict
+from .record import digest, line, mark, provenance, readable, rounded, write
+from .stats import figure
+
+Row = dict[str, Any]
+Floats = NDArray[Any]
+Kind = Literal["videos", "images"]
+SIDES: dict[Kind, tuple[str, str]] = {"videos": ("vjepa", "videomae"), "images": ("ijepa", "mae")}
+"""JEPA and its pixel rival."""
+OTHERS = ("vjepa_dense", "lejepa", "pixel_ar", "salt")
+VARIABLES: dict[Kind, tuple[str, ...]] = {
+    "videos": ("falls", "touches", "speed"),
+    "images": ("shape", "colour", "count"),
+}
+ENCODER: dict[Kind, str] = {"videos": "nano", "images": "nano_picture"}
+RANDOM = "random init"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a benchmark is.
+
+    steps: of V-JEPA and I-JEPA; their rivals take as many operations. points: shares of a run after which it is probed.
+    rates: learning rates that every side may choose from, after tune_share of a run, by ridge probes on validation
+    clips. seeds: of both sides; the other objectives run once. labels: training clips of a probe. axis_clips,
+    axis_encoders: the data axis, of equal steps (axis_steps).
+    """
+
+    steps: int = 1200
+    points: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
+    tune_share: float = 0.25
+    seeds: int = 3
+    others: tuple[str, ...] = OTHERS
+    labels: int = 2000
+    axis_clips: tuple[int, ...] = (1000, 4000, 16000, 64000)
+    axis_encoders: tuple[str, ...] = ("small", "nano", "large")
+    axis_steps: int = 600
+    encoders: Mapping[Kind, str] = field(default_factory=lambda: ENCODER)
+    test_clips: int = 2000
+    curve: Training = field(default_factory=lambda: Training(patience=4, most=1500))
+    final: Training = field(default_factory=lambda: Training(most=3000))
+    base: PretrainRecipe = field(default_factory=nano_encoder)
+
+
+def quick() -> Plan:
+    """Minutes: does the machinery run? Its figures say nothing."""
+    return Plan(
+        steps=24, points=(0.5, 1.0), rates=(6e-4,), seeds=2, others=("lejepa",), labels=200, axis_clips=(100, 200),
+        axis_encoders=("small",), axis_steps=12, curve=Training(every=25, patience=1, most=50),
+        final=Training(every=25, patience=1, most=50),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pretraining run of the benchmark: its name, its recipe, the job whose encoder teaches it (salt)."""
+
+    name: str
+    kind: Kind
+    recipe: PretrainRecipe
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """An encoder along a run: its folder, the operations and seconds that made it."""
+
+    folder: Path
+    flops: float
+    seconds: float
+
+
+@cache
+def cost(recipe: PretrainRecipe) -> float:
+    """Operations of a step of this recipe, the mean over its masks."""
+    teacherless = replace(recipe, objective="vjepa") if recipe.objective == "salt" else recipe
+    learner = build(teacherless, None)
+    grid = grid_of(learner.student.model.config)
+    draw, rng = objective_of(recipe).draw, np.random.default_rng(0)
+    return float(
+        np.mean([step_flops(learner.student, draw(rng, grid, recipe.batch, recipe), recipe) for _ in range(64)])
+    )
+
+
+def equalled(recipe: PretrainRecipe, like: PretrainRecipe) -> PretrainRecipe:
+    """A recipe of as many operations as another, its schedule stretched with its steps."""
+    steps = max(2, round(like.steps * cost(like) / cost(recipe)))
+    return replace(recipe, steps=steps, warmup=max(1, round(like.warmup * steps / like.steps)))
+
+
+def recipe_of(plan: Plan, kind: Kind, objective: str, steps: int) -> PretrainRecipe:
+    """An objective's recipe of as many operations as so many steps of its kind's JEPA."""
+    warmup = max(1, round(plan.base.warmup * steps / plan.base.steps))
+    jepa = replace(plan.base, objective=SIDES[kind][0], encoder=plan.encoders[kind], steps=steps, warmup=warmup)
+    return jepa if objective == jepa.objective else equalled(replace(jepa, objective=objective), jepa)
+
+
+def tuning_jobs(plan: Plan) -> list[Job]:
+    """Short runs of all four sides at every learning rate: equal budgets, the same choices."""
+    sides = [(kind, objective) for kind, pair in SIDES.items() for objective in pair]
+    return [
+        Job(f"tune-{objective}-{rate:g}", kind, replace(recipe, lr=rate))
+        for kind, objective in sides
+        for recipe in [recipe_of(plan, kind, objective, max(2, round(plan.steps * plan.tune_share)))]
+        for rate in plan.rates
+    ]
+
+
+def main_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
+    """Runs along which probes are asked; what has not been tuned takes V-JEPA's rate."""
+    wanted: list[tuple[Kind, str, int]] = [
+        *((kind, side, seed) for kind, pair in SIDES.items() for side in pair for seed in range(plan.seeds)),
+        *(("videos", other, 0) for other in plan.others),
+    ]
+    jobs = []
+    for kind, objective, seed in wanted:
+        recipe = recipe_of(plan, kind, objective, plan.steps)
+        snapshots = tuple(sorted({max(1, round(share * recipe.steps)) for share in plan.points}))
+        rate = rates.get(objective, rates["vjepa"])
+        teacher = "videomae-0" if objective == "salt" else ""
+        jobs.append(Job(f"{objective}-{seed}", kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots), teacher))
+    return jobs
+
+
+def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
+    """The data axis: both video sides on growing numbers of clips, in every size of encoder."""
+    jobs = []
+    for objective in SIDES["videos"]:
+        steps = recipe_of(plan, "videos", objective, plan.axis_steps).steps
+        for encoder in plan.axis_encoders:
+            for clips in plan.axis_clips:
+                recipe = recipe_of(plan, "videos", objective, plan.axis_steps)
+                recipe = replace(
+                    recipe, steps=steps, encoder=encoder, clips=clips, lr=rates[objective], snapshots=(steps,)
+                )
+                jobs.append(Job(f"axis-{objective}-{encoder}-{clips}", "videos", recipe))
+    return jobs
+
+
+def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
+    """Pretrain a job, or go on with it; its encoders along the way."""
+    out = folder / job.name
+    recipe = replace(job.recipe, snapshots=job.recipe.snapshots or (job.recipe.steps,), log_every=job.recipe.steps)
+    last = pretrain.snapshot(out, recipe.snapshots[-1])
+    if not (last / "training.json").is_file():
+        teacher = folder / job.teacher / "encoder" if job.teacher else None
+        pretrain.run(data, out, recipe, teacher=teacher)
+    extra = points_of_teacher(folder / job.teacher) if job.teacher else (0.0, 0.0)
+    points = []
+    for step in recipe.snapshots:
+        told = json.loads((pretrain.snapshot(out, step) / "training.json").read_text(encoding="utf-8"))
+        points.append(Point(pretrain.snapshot(out, step), told["flops"] + extra[0], told["wall_seconds"] + extra[1]))
+    return points
+
+
+def points_of_teacher(folder: Path) -> tuple[float, float]:
+    """What a teacher cost is part of what its student cost: operations, seconds."""
+    told = json.loads((folder / "encoder" / "training.json").read_text(encoding="utf-8"))
+    return float(told["flops"]), float(told["wall_seconds"])
+
+
+def thirds(world: VJEPA2World) -> See:
+    """Tokens after a third, two thirds and all of the layers side by side, averaged 2 x 2 in space, for everybody."""
+    depth = int(world.model.config.num_hidden_layers)
+    layers = tuple(sorted({max(1, depth // 3), max(1, 2 * depth // 3), depth}))
+    return lambda frames: blurred(torch.cat(tapped(world.model, pixels_for(world, frames), layers), dim=-1), world)
+
+
+def pixels_for(world: VJEPA2World, frames: Tensor) -> Tensor:
+    """Normalised frames in the type that the encoder computes in."""
+    return normalise(frames).to(world.model.dtype)
+
+
+def blurred(tokens: Tensor, world: VJEPA2World) -> Tensor:
+    """2 x 2 neighbours averaged: [B, t h w, C] -> float32 [B, t h/2 w/2, C]."""
+    return average(tokens.float(), grid_of(world.model.config))
+
+
+def shuffled(see: See, seed: int = 0) -> See:
+    """The same frames in random order, another for every clip: what is left without motion."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def scramble(frames: Tensor) -> Tensor:
+        orders = torch.stack([torch.randperm(frames.shape[1], generator=generator) for _ in frames])
+        return see(frames[torch.arange(len(frames))[:, None], orders])
+
+    return scramble
+
+
+def recoloured(see: See) -> See:
+    """Red, green and blue exchanged in a ring: every object of another colour, shapes and motion untouched."""
+    return lambda frames: see(frames.roll(1, dims=-1))
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What probes learn from and are asked: worlds that no run was measured on while it learned."""
+
+    train: Packed
+    test: Packed
+    asked: Mapping[str, Question]
+    answers: Mapping[str, Question]
+
+    @classmethod
+    def both(cls, train: Path, test: Path, plan: Plan) -> dict[Kind, Exam]:
+        """Of videos and of images: the first clips that give plan.labels values of every variable, and the test's."""
+        learned, tested = load_clips(train), load_clips(test)
+        tested = part_of(tested, np.arange(min(plan.test_clips, len(tested.clips))))
+        exams: dict[Kind, Exam] = {}
+        for kind, names in VARIABLES.items():
+            rows = np.concatenate([one.rows[: plan.labels] for one in variables(learned, names).values()])
+            packed = part_of(learned, np.unique(rows))
+            exams[kind] = cls(packed, tested, variables(packed, names), variables(tested, names))
+        return exams
+
+    def bench(self, world: VJEPA2World, learn: See, test: See) -> Bench:
+        """Features of both, as probes want them."""
+        time, height, width = grid_of(world.model.config)
+        both = [watch(part, see, world) for part, see in ((self.train, learn), (self.test, test))]
+        return Bench(both[0], both[1], (time, max(1, height // 2), max(1, width // 2)), self.asked, self.answers)
+
+
+def part_of(packed: Packed, rows: NDArray[np.int64]) -> Packed:
+    """Some of the clips."""
+    clips = [packed.clips[row] for row in rows]
+    digests = [packed.digests[row] for row in rows]
+    index = {clip["video"]: row for row, clip in enumerate(clips)}
+    return replace(packed, clips=clips, frames=packed.frames[rows], index=index, digests=digests)
+
+
+def variables(packed: Packed, names: Sequence[str]) -> dict[str, Question]:
+    """Those of `names`. Raises ValueError where the worlds do not have one."""
+    known = questions_of(packed.clips)
+    if missing := [name for name in names if name not in known]:
+        raise ValueError(f"{packed.root} has no {', '.join(missing)}: render worlds of all scenarios")
+    return {name: known[name] for name in names}
+
+
+def world_of(folder: Path) -> VJEPA2World:
+    """An encoder of a run, in the type that is fast here."""
+    world = VJEPA2World.from_pretrained(folder)
+    torch.nn.Module.to(world.model, train_dtype())
+    return world
+
+
+class Cells:
+    """What probes said of the test clips, on disk as it comes, by (encoder, variable, probe); another `mark`'s is not
+    known."""
+
+    def __init__(self, path: Path, depends: str) -> None:
+        self.path, self.mark = path, depends
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = list(readable(path))
+        write(path, "".join(map(line, rows)))  # without a line that was cut off
+        mine = [row for row in rows if row["mark"] == depends]
+        self.done = {tuple(row["cell"]): np.array(row["told"], dtype=np.float32) for row in mine}
+
+    def keep(self, cell: tuple[str, str, str], told: Floats) -> None:
+        self.done[cell] = told
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line({"mark": self.mark, "cell": cell, "told": np.round(told, 4).tolist()}))
+
+
+@dataclass
+class Referee:
+    """Asks probes about encoders, each encoder's features being made once and only where something is not known yet."""
+
+    plan: Plan
+    exams: Mapping[Kind, Exam]
+    cells: Cells
+
+    def ask(
+        self,
+        name: str,
+        kind: Kind,
+        world: Callable[[], VJEPA2World],
+        probes: Sequence[str],
+        see: Callable[[VJEPA2World], See] = thirds,
+        test: Callable[[VJEPA2World], See] | None = None,
+    ) -> dict[tuple[str, str], Floats]:
+        """What probes say of every variable, by (variable, probe). test: how test clips are seen, where differently."""
+        cells = {(variable, probe): (name, variable, probe) for variable in VARIABLES[kind] for probe in probes}
+        missing = [key for key, cell in cells.items() if cell not in self.cells.done]
+        if missing:
+            opened = world()
+            bench = self.exams[kind].bench(opened, see(opened), (test or see)(opened))
+        for variable, probe in missing:
+            how = self.plan.final if probe == "attentive4" else self.plan.curve
+            self.cells.keep(cells[variable, probe], bench.tell(variable, probe, self.plan.labels, how).values)
+        return {key: self.cells.done[cell] for key, cell in cells.items()}
+
+    def judge(self, kind: Kind, variable: str, told: Floats) -> Row:
+        """The figure of what was said of a variable, its interval over scenes."""
+        question = self.exams[kind].answers[variable]
+        found = figure(score_of(question, told), question.scenes, question.chance)
+        return {"variable": variable, "metric": question.metric, **asdict(found)}
+
+
+CONTROLS: dict[str, tuple[Callable[[VJEPA2World], See], Callable[[VJEPA2World], See] | None]] = {
+    "shuffled frames": (lambda world: shuffled(thirds(world)), None),
+    "recoloured objects": (thirds, lambda world: recoloured(thirds(world))),
+    "raw pixels": (
+        lambda world: lambda frames: blurred(pixels_of(normalise(frames), world.model.config), world),
+        None,
+    ),
+}
+"""How the clips that a probe learns from are seen, and the test clips, where those are seen differently."""
+
+
+def run(
+    data: Path,
+    val: Path,
+    test: Path,
+    runs: Path,
+    out: Path,
+    plan: Plan,
+    *,
+    command: str = "",
+    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
+
+    data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
+    figures are about; runs: everything that a stopped benchmark goes on from. Raises ValueError for worlds that are
+    too few or lack a variable.
+    """
+    clips = load_clips(data)
+    if len(clips.clips) < max(plan.axis_clips):
+        raise ValueError(
+            f"{data} holds {len(clips.clips)} clips; the data axis wants {max(plan.axis_clips)}: render more, or pass "
+            "--quick"
+        )
+    frames = data / "frames.npy"
+    asked = sha256(repr((plan.labels, plan.test_clips, plan.curve, plan.final, plan.base)).encode()).hexdigest()
+    cells = Cells(runs / "cells.jsonl", mark(*(digest(one / "clips.jsonl") for one in (data, val, test)), asked))
+    chosen_by, judged_by = (Referee(plan, Exam.both(data, held, plan), cells) for held in (val, test))
+    rates = tuned(plan, frames, runs, chosen_by)
+    main = main_jobs(plan, rates["chosen"])
+    axis = axis_jobs(plan, rates["chosen"])
+    curves: dict[tuple[str, str, str], list[Curve]] = {}
+    for number, job in enumerate(main):
+        tell(job.name, number, len(main) + len(axis))
+        for (variable, probe), curve in followed(job, frames, runs, judged_by).items():
+            curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
+    found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
+    found |= {kind: settled(kind, curves, judged_by) for kind in SIDES}
+    found["data_axis"] = []
+    for number, job in enumerate(axis, start=len(main)):
+        tell(job.name, number, len(main) + len(axis))
+        found["data_axis"] += axis_rows(job, frames, runs, judged_by)
+    write(out, json.dumps(rounded(found), indent=1) + "\n")
+    plot(found, out.with_suffix(".png"))
+    return found
+
+
+def tuned(plan: Plan, frames: Path, runs: Path, referee: Referee) -> dict[str, Any]:
+    """Every side's learning rate, by the mean of its ridge probes on validation clips after a part of a run."""
+    scores: dict[str, dict[float, float]] = {}
+    for job in tuning_jobs(plan):
+        (point,) = points_of(job, frames, runs)
+        told = referee.ask(f"{job.name} (validation)", job.kind, lambda: world_of(point.folder), ("ridge",))  # noqa: B023
+        answers = referee.exams[job.kind].answers
+        each = [plain(answers[variable], values) for (variable, _), values in told.items()]
+        scores.setdefault(job.recipe.objective, {})[job.recipe.lr] = float(np.mean(each))
+    best = {objective: max(tried, key=lambda rate: tried[rate]) for objective, tried in scores.items()}
+    return {"chosen": best, "scores": scores}
+
+
+def plain(question: Question, told: Floats) -> float:
+    """A probe's score on all clips, as it is."""
+    return float(score_of(question, told)(np.ones((1, len(told))))[0])
+
+
+def followed(job: Job, frames: Path, runs: Path, referee: Referee) -> dict[tuple[str, str], Curve]:
+    """The curves of one run, for every variable and probe."""
+    points = points_of(job, frames, runs)
+    told = [
+        referee.ask(f"{job.name} {number}", job.kind, lambda: world_of(point.folder), ("ridge", "attentive1"))  # noqa: B023
+        for number, point in enumerate(points)
+    ]
+    flops, seconds = (np.array([getattr(point, name) for point in points]) for name in ("flops", "seconds"))
+    return {key: Curve(job.recipe.objective, flops, seconds, [one[key] for one in told]) for key in told[0]}
+
+
+def settled(kind: Kind, curves: Mapping[tuple[str, str, str], list[Curve]], referee: Referee) -> dict[str, Any]:
+    """What the benchmark says of one kind: ratios, curves, final probes and controls."""
+    jepa, rival = SIDES[kind]
+    exam, encoder = referee.exams[kind], referee.plan.encoders[kind]
+
+    def fresh() -> VJEPA2World:
+        learner = build(replace(referee.plan.base, objective=jepa, encoder=encoder), None)
+        return random_init(VJEPA2World(learner.encoder, rate=referee.plan.base.rate))
+
+    base = referee.ask(f"{RANDOM} ({kind})", kind, fresh, ("ridge", "attentive1", "attentive4"))
+    raced = [
+        ratios(curves[jepa, variable, probe], curves[rival, variable, probe], base[variable, probe], answer)
+        for variable, answer in exam.answers.items()
+        for probe in ("ridge", "attentive1")
+    ]
+    found = [one for one in raced if one is not None]
+    return {
+        "flops_ratio": verdict(found),
+        "curves": curve_rows(kind, curves, exam),
+        **finals(kind, base, fresh, referee),
+    }
+
+
+def curve_rows(kind: Kind, curves: Mapping[tuple[str, str, str], list[Curve]], exam: Exam) -> list[Row]:
+    """Every curve with the intervals of its points, over scenes and runs."""
+    rows = []
+    for (objective, variable, probe), runs in curves.items():
+        if variable not in VARIABLES[kind]:
+            continue
+        question = exam.answers[variable]
+        scores = resampled(runs, question, resamples_of(question), np.random.default_rng(0))
+        low, high = np.percentile(scores[1:], (2.5, 97.5), axis=0)
+        rows.append(
+            {
+                "objective": objective, "variable": variable, "probe": probe, "metric": question.metric,
+                "runs": len(runs), "chance": question.chance, "n": len(question.scenes),
+                "flops": runs[0].flops.tolist(), "seconds": np.mean([run.seconds for run in runs], axis=0).tolist(),
+                "value": scores[0].tolist(), "low": low.tolist(), "high": high.tolist(),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def finals(
+    kind: Kind, base: Mapping[tuple[str, str], Floats], fresh: Callable[[], VJEPA2World], referee: Referee
+) -> dict[str, Any]:
+    """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
+    jepa = SIDES[kind][0]
+    exam, runs = referee.exams[kind], referee.cells.path.parent
+    objectives = [*SIDES[kind], *(referee.plan.others if kind == "videos" else ())]
+    told = {
+        objective: referee.ask(
+            f"{objective}-0 end", kind, lambda: world_of(runs / f"{objective}-0" / "encoder"), ("attentive4",)  # noqa: B023
+        )
+        for objective in objectives
+    }  # fmt: skip
+    for name, (see, test) in CONTROLS.items():
+        world = lambda: world_of(runs / f"{jepa}-0" / "encoder")  # noqa: E731
+        told[name] = referee.ask(f"{jepa}-0 {name}", kind, world, ("attentive4",), see, test)
+    told[RANDOM] = {key: values for key, values in base.items() if key[1] == "attentive4"}
+    rows = [
+        {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
+        for name, one in told.items()
+        for (variable, probe), values in one.items()
+    ]
+    gaps = {
+        variable: gap(exam.answers[variable], told[jepa][variable, "attentive4"], base[variable, "attentive4"])
+        for variable in VARIABLES[kind]
+    }
+    return {"finals": rows, "gap_to_random_init": gaps}
+
+
+def gap(question: Question, ours: Floats, theirs: Floats) -> Row:
+    """How much more one says than another of the same clips, with the interval of the difference."""
+    scores = [score_of(question, told) for told in (ours, theirs)]
+    return asdict(figure(lambda weights: scores[0](weights) - scores[1](weights), question.scenes, 0.0))
+
+
+def axis_rows(job: Job, frames: Path, runs: Path, referee: Referee) -> list[Row]:
+    """Raw points of the data axis, for a later fit."""
+    (point,) = points_of(job, frames, runs)
+    told = referee.ask(job.name, job.kind, lambda: world_of(point.folder), ("ridge", "attentive1"))
+    shared = {"objective": job.recipe.objective, "encoder": job.recipe.encoder, "clips": job.recipe.clips}
+    shared |= {"flops": point.flops, "seconds": point.seconds}
+    return [
+        {**shared, "probe": probe, **referee.judge(job.kind, variable, values)}
+        for (variable, probe), values in told.items()
+    ]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The verdicts and the final probes as Markdown."""
+    lines = []
+    for kind, (jepa, rival) in SIDES.items():
+        one = found[kind]["flops_ratio"]
+        numbers = " ".join("-" if one[name] is None else f"{one[name]:.2f}" for name in ("value", "low", "high"))
+        lines.append(f"{kind}: compute of {rival} over {jepa}: {numbers} ({one['words']})")
+    lines += ["", "| features | variable | metric | 4-block probe |", "| --- | --- | --- | ---: |"]
+    for kind in SIDES:
+        for row in found[kind]["finals"]:
+            told = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            lines.append(f"| {row['features']} | {row['variable']} | {row['metric']} | {told} |")
+    return "\n".join(lines)
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Scores of the 1-block probe against compute, a panel for every variable, intervals as bands."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    panels = [(kind, variable) for kind in SIDES for variable in VARIABLES[kind]]
+    picture = Picture(figsize=(3.4 * 3, 3.0 * 2), layout="constrained")
+    FigureCanvasAgg(picture)
+    for axes, (kind, variable) in zip(picture.subplots(2, 3).flat, panels, strict=True):
+        for row in found[kind]["curves"]:
+            if row["variable"] == variable and row["probe"] == "attentive1":
+                axes.plot(row["flops"], row["value"], marker=".", lw=1, label=row["objective"])
+                axes.fill_between(row["flops"], row["low"], row["high"], alpha=0.15, lw=0)
+                axes.set(title=variable, xlabel="operations", ylabel=row["metric"], xscale="log")
+        axes.legend(fontsize=6)
+    picture.savefig(path, dpi=120, metadata={"Software": None})

@@ -1,0 +1,94 @@
+"""Who reaches a score with less compute: curves of scores against operations, and the ratio of two sides' operations.
+
+Shapes: B bootstrap resamples of scenes and runs (the first is the figure itself), P points of a curve, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .probe import Question, score_of
+from .stats import scene_weights
+
+Floats = NDArray[Any]
+
+
+def resamples_of(question: Question, count: int = 1000) -> Floats:
+    """Weights of the clips: all 1, then one row a resample of scenes: [1 + count, n]."""
+    return np.concatenate([np.ones((1, len(question.scenes))), *scene_weights(question.scenes, count, 0)])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run under one probe and variable: operations [P], seconds [P], and what was told at each point."""
+
+    objective: str
+    flops: Floats
+    seconds: Floats
+    told: list[Floats]
+
+    def scores(self, question: Question, weights: Floats) -> Floats:
+        """At every point, in every resample of scenes: [B, P]."""
+        return np.stack([score_of(question, told)(weights) for told in self.told], axis=1)
+
+
+def crossings(flops: Floats, scores: Floats, start: Floats, levels: Floats) -> Floats:
+    """The operations at which a curve first reaches each level, in every resample, inf where it never does: [B, L].
+
+    flops [P], scores [B, P]; the curve begins with no operations at random init's score, start [B]; linear between.
+    """
+    xs = np.concatenate([[0.0], flops])
+    ys = np.maximum.accumulate(np.concatenate([start[:, None], scores], axis=1), axis=1)  # [B, P + 1]
+    reached = ys[:, :, None] >= levels  # [B, P + 1, L]
+    first = reached.argmax(axis=1)  # [B, L]
+    rows = np.arange(len(ys))[:, None]
+    before = np.maximum(first - 1, 0)
+    low, high = ys[rows, before], ys[rows, first]
+    share = np.where(high > low, (levels - low) / np.where(high > low, high - low, 1), 1.0)
+    at = np.where(first == 0, 0.0, xs[before] + share * (xs[first] - xs[before]))
+    return np.where(reached.any(axis=1), at, np.inf)
+
+
+def resampled(curves: Sequence[Curve], question: Question, weights: Floats, rng: np.random.Generator) -> Floats:
+    """Mean scores over an objective's runs, in every resample of scenes and, beyond the first, of runs too: [B, P]."""
+    scores = np.stack([curve.scores(question, weights) for curve in curves])  # [R, B, P]
+    drawn = rng.integers(len(curves), size=(len(curves), scores.shape[1]))  # [R, B]
+    drawn[:, 0] = np.arange(len(curves))
+    mean: Floats = scores[drawn, np.arange(scores.shape[1])].mean(axis=0)
+    return mean
+
+
+def ratios(
+    jepa: Sequence[Curve], rival: Sequence[Curve], base: Floats, question: Question, levels: int = 9
+) -> Floats | None:
+    """Log10 of the rival's operations over JEPA's at levels that both reach above random init's interval: [B, L].
+
+    base: what random init told. None where there is no such level.
+    """
+    weights, rng = resamples_of(question), np.random.default_rng(0)
+    start = score_of(question, base)(weights)
+    ours, theirs = (resampled(side, question, weights, rng) for side in (jepa, rival))
+    low, high = float(np.percentile(start[1:], 97.5)), float(min(ours[0].max(), theirs[0].max()))
+    if high <= low:
+        return None
+    wanted = np.linspace(low, high, levels + 1)[1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = np.log10(crossings(rival[0].flops, theirs, start, wanted))
+        return found - np.log10(crossings(jepa[0].flops, ours, start, wanted))
+
+
+def verdict(found: Sequence[Floats]) -> dict[str, Any]:
+    """Rival's compute over JEPA's: the median over all levels of all measurable variables, and its interval."""
+    if not found:
+        return {"value": None, "low": None, "high": None, "words": "not measurable: nobody beats random init"}
+    medians = np.nanmedian(np.concatenate(found, axis=1), axis=1)  # [B]
+    low, high = np.nanpercentile(medians[1:], (2.5, 97.5), method="nearest")
+    numbers = {"value": medians[0], "low": low, "high": high}
+    words = "JEPA needs less" if low > 0 else "JEPA needs more" if high < 0 else "the interval carries no verdict"
+    told = {name: float(10**log) if np.isfinite(log) else None for name, log in numbers.items()}
+    return {**told, "words": words, "variables": len(found), "levels": int(sum(one.shape[1] for one in found))}

@@ -1,0 +1,152 @@
+"""Claims about the benchmark: it finds a planted ratio, says when there is none, and goes on where it stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import VJEPA2Config
+
+from foretell.eval import bench
+from foretell.eval.bench import Plan, axis_jobs, cost, main_jobs, recipe_of, run, table, tuning_jobs
+from foretell.eval.probe import Bench, Question, Training
+from foretell.eval.race import Curve, crossings, ratios, verdict
+from foretell.perception.encoder import tiny_config
+from foretell.train import learner
+from foretell.train.data import load_clips
+from foretell.train.recipes import tiny_encoder
+from foretell.train.worlds import Spec, generate
+
+COUNT = 400
+
+
+def asked() -> Question:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2, COUNT).astype(np.float32)
+    return Question("falls", np.arange(COUNT), values, [str(i) for i in range(COUNT)], 2)
+
+
+def told(question: Question, right: float, seed: int) -> Any:
+    """Columns that are right on a share of the clips."""
+    wrong = np.random.default_rng(seed).random(COUNT) >= right
+    answer = np.where(wrong, 1 - question.values, question.values)
+    return np.stack([1 - answer, answer], axis=1).astype(np.float32)
+
+
+def planted(question: Question, needs: float, seed: int) -> list[Curve]:
+    """Three runs that rise from .5 to .9 along `needs` units of compute."""
+    flops = needs * np.array([1.0, 2.0, 4.0, 8.0])
+    rises = list(enumerate((0.6, 0.7, 0.8, 0.9)))
+    points = [[told(question, right, 10 * seed + 100 * run + k) for k, right in rises] for run in range(3)]
+    return [Curve("x", flops, flops, one) for one in points]
+
+
+def test_a_curve_crosses_a_level_between_its_points_or_never() -> None:
+    scores, start = np.array([[0.6, 0.55, 0.8], [0.5, 0.5, 0.5]]), np.array([0.5, 0.5])
+    found = crossings(np.array([10.0, 20.0, 30.0]), scores, start, np.array([0.5, 0.55, 0.7, 0.8, 0.9]))
+    np.testing.assert_allclose(found, [[0, 5, 25, 30, np.inf], [0, np.inf, np.inf, np.inf, np.inf]])
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_a_planted_ratio_is_found_within_its_interval(factor: float) -> None:
+    question = asked()
+    found = ratios(planted(question, 1.0, 1), planted(question, factor, 2), told(question, 0.5, 3), question)
+    assert found is not None
+    said = verdict([found])
+    assert said["low"] <= said["value"] <= said["high"]
+    assert said["low"] < factor < said["high"] and said["value"] == pytest.approx(factor, rel=0.35)
+    words = {0.25: "JEPA needs more", 1.0: "the interval carries no verdict", 4.0: "JEPA needs less"}
+    assert said["words"] == words[factor]
+
+
+def test_there_is_no_ratio_where_random_init_is_not_beaten() -> None:
+    question = asked()
+    assert ratios(planted(question, 1.0, 1), planted(question, 2.0, 2), told(question, 0.9, 3), question) is None
+    assert verdict([])["value"] is None and "not measurable" in verdict([])["words"]
+
+
+def test_rivals_get_the_same_compute_and_the_same_choices() -> None:
+    plan = Plan(steps=100)
+    for kind, (jepa, rival) in bench.SIDES.items():
+        both = [recipe_of(plan, kind, objective, plan.steps) for objective in (jepa, rival)]
+        spent = [recipe.steps * cost(recipe) for recipe in both]
+        assert both[0].steps == 100 and spent[1] == pytest.approx(spent[0], rel=0.02)
+    tried: dict[str, list[float]] = {}
+    for job in tuning_jobs(plan):
+        tried.setdefault(job.recipe.objective, []).append(job.recipe.lr)
+    assert set(tried) == {"vjepa", "videomae", "ijepa", "mae"} and set(map(tuple, tried.values())) == {plan.rates}
+
+
+def test_the_plan_has_three_seeds_a_side_one_of_the_rest_and_a_data_axis_of_equal_steps() -> None:
+    rates = {"vjepa": 1e-3, "videomae": 2e-3, "ijepa": 3e-3, "mae": 4e-3}
+    jobs = main_jobs(Plan(steps=100), rates)
+    seeds = {job.recipe.objective: 0 for job in jobs}
+    for job in jobs:
+        seeds[job.recipe.objective] += 1
+        assert job.recipe.lr == rates.get(job.recipe.objective, 1e-3) and job.recipe.snapshots[-1] == job.recipe.steps
+    assert seeds == {"vjepa": 3, "videomae": 3, "ijepa": 3, "mae": 3, **dict.fromkeys(bench.OTHERS, 1)}
+    names = [job.name for job in jobs]
+    assert all(not job.teacher or names.index(job.teacher) < names.index(job.name) for job in jobs)
+    axis = axis_jobs(Plan(), rates)
+    assert len(axis) == 2 * 3 * 4
+    for objective in ("vjepa", "videomae"):
+        assert len({job.recipe.steps for job in axis if job.recipe.objective == objective}) == 1
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Worlds whose decoded frames are shrunk to what the tiny encoders see."""
+    root = tmp_path_factory.mktemp("bench")
+    for name, seed, count in (("train", 0, 60), ("val", 500, 40), ("test", 900, 40)):
+        generate(root / name, count, seed=seed, spec=Spec(("towers", "collide")), progress=False)
+        frames = np.array(load_clips(root / name).frames[:, :, ::4, ::4])
+        np.save(root / name / "frames.npy", frames)
+    return root
+
+
+def tiny_picture() -> VJEPA2Config:
+    return VJEPA2Config(**tiny_config().to_diff_dict() | {"frames_per_clip": 1, "tubelet_size": 1})
+
+
+def tiny_plan() -> Plan:
+    short = Training(batch=8, every=4, patience=1, most=4, width=24)
+    return Plan(
+        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, others=("salt",), labels=20,
+        axis_clips=(20, 40), axis_encoders=("tiny",), axis_steps=2, curve=short, final=short,
+        encoders={"videos": "tiny", "images": "tiny_picture"},
+        base=replace(tiny_encoder(), steps=4, warmup=1, held_out=8),
+    )  # fmt: skip
+
+
+def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
+    worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(learner.CONFIGS, "tiny_picture", tiny_picture)
+    folders = worlds / "train", worlds / "val", worlds / "test"
+    out, tell = tmp_path / "bench.json", Bench.tell
+    asked_for: list[str] = []
+
+    def counted(self: Bench, name: str, *given: Any) -> Any:
+        asked_for.append(name)
+        if len(asked_for) == 40:
+            raise KeyboardInterrupt
+        return tell(self, name, *given)
+
+    monkeypatch.setattr(Bench, "tell", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*folders, tmp_path / "runs", out, tiny_plan())
+    found = run(*folders, tmp_path / "runs", out, tiny_plan(), command="foretell bench")
+    cells = len((tmp_path / "runs" / "cells.jsonl").read_text().splitlines())
+    assert len(asked_for) == cells + 1, "a probe was asked twice"
+    assert json.loads(out.read_text())["command"] == "foretell bench" and out.with_suffix(".png").is_file()
+    for kind, (jepa, rival) in bench.SIDES.items():
+        assert set(found[kind]["flops_ratio"]) >= {"value", "low", "high", "words"}
+        assert {row["objective"] for row in found[kind]["curves"]} >= {jepa, rival}
+        features = {row["features"] for row in found[kind]["finals"]}
+        assert features >= {jepa, rival, bench.RANDOM, *bench.CONTROLS}
+        assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
+    flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
+    assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
+    assert len(found["data_axis"]) == 2 * 2 * 3 * 2 and "| vjepa | falls |" in table(found)
