@@ -45,7 +45,7 @@ def fit_temperature(logits: Sequence[ArrayLike], truth: Sequence[int]) -> float:
     return float(np.exp(found.x))
 
 
-def abstention_threshold(confidence: ArrayLike, right: ArrayLike, *, target: float = 0.8, at_least: int = 50) -> float:
+def abstention_threshold(confidence: ArrayLike, right: ArrayLike, *, target: float = 0.9, at_least: int = 50) -> float:
     """The lowest confidence at which to answer such that, on validation, `target` of the given answers are right.
 
     Counted over every answer at or above the threshold, and only where there are `at_least` of them (fewer are luck).

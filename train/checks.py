@@ -70,7 +70,7 @@ def score_rows(
 
 
 def calibrate(model: Foretell, split: Split, clips: int) -> dict[str, float]:
-    """Temperature and abstention threshold (80% of the answers given are right) on yes/no questions of validation."""
+    """Temperature and abstention threshold (90% of the answers given are right) on yes/no questions of validation."""
     closed = [[row for row in rows if row["options"] == ["yes", "no"]] for rows in split.questions[:clips]]
     scored = list(score_rows(model, split, closed))
     scores = np.array([score for _, score in scored])  # [N, 2]
