@@ -240,7 +240,7 @@ def probe(
     out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it each one as it comes, and curves.")],
     model: Encoder = None,
     probes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="ridge, knn, attentive1, attentive4; left out: all.")
+        str | None, typer.Option(metavar="A,B,...", help="Left out: ridge, knn, attentive1, attentive4; and finetune.")
     ] = None,
     layers: Annotated[str | None, typer.Option(metavar="N,M,...", help="Left out: its taps; 0: patches.")] = None,
     variables: Annotated[str | None, typer.Option(metavar="A,B,...", help="Left out: all there is.")] = None,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ Grid = tuple[int, int, int]
 See = Callable[[Tensor], Tensor]
 Cell = tuple[str, str, str]  # taker, variable, probe
 PROBES = ("ridge", "knn", "attentive1", "attentive4")
+FINETUNE = "finetune"
+"""The encoder itself learns, under an attentive probe of one block: minutes to an hour a variable, so only if asked."""
+FINE_RATES = (1e-4, 5e-4)
+"""Learning rates of the encoder when it learns too; its head's is ten times 1e-4."""
 RATES = ((3e-4, 0.01), (1e-3, 0.01), (1e-3, 0.1), (3e-3, 0.05))
 """Learning rate and weight decay of the attentive heads that are trained side by side; validation picks one, as
 V-JEPA 2 does (Assran et al. 2025, arXiv 2506.09985, section 5)."""
@@ -259,50 +265,108 @@ class Training:
 
 
 class Heads:
-    """Attentive probes of one shape that train side by side on the same batches, each at a rate of its own."""
+    """Modules that train side by side on the same batches, each with its own optimizer: [B, ...] -> [B, columns]."""
 
-    def __init__(self, sample: Features, grid: Grid, blocks: int, question: Question, how: Training) -> None:
-        torch.manual_seed(how.seed)
-        columns = max(1, question.kinds)
-        self.heads = [AttentiveProbe(sample.shape[-1], grid, blocks, columns, how.width) for _ in RATES]
-        flat = torch.from_numpy(sample).float().flatten(0, 1)
-        for head in self.heads:
-            head.intake.mean.copy_(flat.mean(0))
-            head.intake.std.copy_(flat.std(0).clamp_min(1e-3))
-        self.optimizers = [
-            torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay)
-            for head, (rate, decay) in zip(self.heads, RATES, strict=True)
-        ]
+    def __init__(
+        self, heads: list[nn.Module], optimizers: list[torch.optim.Optimizer], question: Question, how: Training
+    ) -> None:
+        self.heads, self.optimizers = heads, optimizers
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.kinds, self.warmup = question.kinds, how.warmup
         self.mean, self.scale = 0.0, 1.0
         if not self.kinds:
             self.mean, self.scale = float(question.values.mean()), float(question.values.std()) + 1e-6
 
     def learn(self, step: int, tokens: Tensor, values: Floats) -> None:
-        """One step of every head: tokens [B, N, C], values [B]."""
+        """One step of every head: tokens [B, N, C] or frames, values [B]."""
         wanted = torch.from_numpy((values - self.mean) / self.scale).float()
         wanted = wanted.long() if self.kinds else wanted[:, None]
         loss = nn.functional.cross_entropy if self.kinds else nn.functional.mse_loss
-        for head, optimizer, (rate, _) in zip(self.heads, self.optimizers, RATES, strict=True):
-            for group in optimizer.param_groups:
+        for head, optimizer, rates in zip(self.heads, self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * min(1.0, step / self.warmup)
             optimizer.zero_grad()
             loss(head(tokens), wanted).backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
 
-    def tell(self, number: int, features: Features, rows: NDArray[np.int64]) -> Floats:
+    def tell(self, number: int, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
         """What one head says of some clips, in the variable's own units: [n, kinds or 1]."""
-        told: Floats = (read(self.heads[number], features, rows) * self.scale + self.mean).astype(np.float32)
+        told: Floats = (read(self.heads[number], inputs, rows) * self.scale + self.mean).astype(np.float32)
         return told
+
+
+def standardised(head: AttentiveProbe, sample: Tensor) -> AttentiveProbe:
+    """A head that knows the mean and the spread of the channels of some tokens [n, N, C]."""
+    flat = sample.float().flatten(0, 1)
+    head.intake.mean.copy_(flat.mean(0))
+    head.intake.std.copy_(flat.std(0).clamp_min(1e-3))
+    return head
 
 
 def attentive(
     train: Features, test: Features, known: Question, held: Question, asked: Question, grid: Grid, blocks: int,
     how: Training,
 ) -> Told:  # fmt: skip
-    """What the head says that validation likes best, at the step where it likes it best."""
-    heads = Heads(train[known.rows[:512]], grid, blocks, known, how)
+    """What the head says that validation likes best, at the step where it likes it best; one head a rate of RATES."""
+    torch.manual_seed(how.seed)
+    sample = torch.from_numpy(train[known.rows[:512]])
+    columns = max(1, known.kinds)
+    probes = [standardised(AttentiveProbe(train.shape[-1], grid, blocks, columns, how.width), sample) for _ in RATES]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay)
+        for head, (rate, decay) in zip(probes, RATES, strict=True)
+    ]
+    return trained(Heads([*probes], optimizers, known, how), train, test, known, held, asked, how)
+
+
+class Tunable(nn.Module):
+    """An encoder up to a layer, with a head: frames [B, T, S, S, 3] of 0..255 -> [B, columns]."""
+
+    def __init__(self, model: VJEPA2Model, layer: int, head: AttentiveProbe) -> None:
+        super().__init__()
+        self.model, self.layer, self.head = model, layer, head
+
+    def forward(self, frames: Tensor) -> Tensor:
+        told: Tensor = self.head(tapped(self.model, normalise(frames), (self.layer,))[0])
+        return told
+
+
+def finetuned(
+    world: VJEPA2World, layer: int, train: Packed, test: Packed, known: Question, held: Question, asked: Question,
+    how: Training,
+) -> Told:  # fmt: skip
+    """As `attentive` of one block, but the encoder learns with it, at each of FINE_RATES."""
+    learned, tested = frames_of(train, world), frames_of(test, world)
+    with torch.no_grad():
+        sample = tapped(world.model, normalise(torch.from_numpy(learned[known.rows[:256]])), (layer,))[0]
+    modules: list[nn.Module] = []
+    optimizers: list[torch.optim.Optimizer] = []
+    for rate in FINE_RATES:
+        torch.manual_seed(how.seed)
+        columns, grid = max(1, known.kinds), grid_of(world.model.config)
+        head = standardised(AttentiveProbe(sample.shape[-1], grid, 1, columns, how.width), sample)
+        model = deepcopy(world.model)
+        learns = [model.encoder.embeddings, *model.encoder.layer[:layer], model.encoder.layernorm]
+        parameters = [p.requires_grad_() for part in learns for p in part.parameters()]
+        groups = [{"params": parameters, "lr": rate}, {"params": head.parameters(), "lr": 1e-3}]
+        modules.append(Tunable(model, layer, head))
+        optimizers.append(torch.optim.AdamW(groups, weight_decay=0.05))
+    return trained(Heads(modules, optimizers, known, how), learned, tested, known, held, asked, how)
+
+
+def frames_of(packed: Packed, world: VJEPA2World) -> NDArray[np.uint8]:
+    """What an encoder is shown of every clip: [n, T, S, S, 3]."""
+    rows = range(len(packed.clips))
+    shown = [packed.shown(row, packed.clips[row]["until"], world.rate, world.frames) for row in rows]
+    return np.stack([resize(torch.from_numpy(np.ascontiguousarray(one)), world.size).numpy() for one in shown])
+
+
+def trained(
+    heads: Heads, train: NDArray[Any], test: NDArray[Any], known: Question, held: Question, asked: Question,
+    how: Training,
+) -> Told:  # fmt: skip
+    """Train heads until none has won on validation for a while; what the winner said when it was at its best."""
     rng = np.random.default_rng(how.seed)
     best, since, curve = (-math.inf, 0, 0), 0, []
     kept: Floats = np.zeros((len(asked.rows), max(1, asked.kinds)), dtype=np.float32)
@@ -311,7 +375,7 @@ def attentive(
         heads.learn(step, torch.from_numpy(train[known.rows[rows]]).float(), known.values[rows])
         if step % how.every and step != how.most:
             continue
-        scores = [plain_score(held, heads.tell(number, train, held.rows)) for number in range(len(RATES))]
+        scores = [plain_score(held, heads.tell(number, train, held.rows)) for number in range(len(heads.heads))]
         winner = int(np.argmax(scores))
         curve.append((step, scores[winner]))
         since += 1
@@ -320,28 +384,32 @@ def attentive(
             kept = heads.tell(winner, test, asked.rows)
         if since >= how.patience:
             break
-    rate, decay = RATES[best[1]]
-    setting = {"lr": rate, "weight_decay": decay, "steps": best[2], "converged": since >= how.patience}
-    return Told(kept, setting, curve)
+    group = heads.optimizers[best[1]].param_groups[0]
+    setting = {"lr": heads.rates[best[1]][0], "weight_decay": group["weight_decay"]}
+    return Told(kept, setting | {"steps": best[2], "converged": since >= how.patience}, curve)
 
 
 @torch.no_grad()
-def read(head: AttentiveProbe, features: Features, rows: NDArray[np.int64]) -> Floats:
+def read(head: nn.Module, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
     """What a head says of some clips: float32 [n, columns]."""
-    parts = [head(torch.from_numpy(features[rows[at : at + 256]]).float()) for at in range(0, len(rows), 256)]
+    parts = [head(torch.from_numpy(inputs[rows[at : at + 256]]).float()) for at in range(0, len(rows), 256)]
     told: Floats = torch.cat(parts).numpy()
     return told
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Features of one encoder's layer on the training and test clips, and what probes are asked of them."""
+    """Features of one encoder's layer on the training and test clips, and what probes are asked of them.
+
+    tune: trains the encoder itself, where there is one.
+    """
 
     train: Features
     test: Features
     grid: Grid
     asked: Mapping[str, Question]
     answers: Mapping[str, Question]
+    tune: Callable[[Question, Question, Question, Training], Told] | None = None
 
     def measure(self, name: str, probe: str, labels: int | None, how: Training) -> Row:
         """One probe on one variable: its figure on the test clips, and how it was trained."""
@@ -359,6 +427,9 @@ class Bench:
         if probe.startswith("attentive"):
             blocks = int(probe.removeprefix("attentive"))
             return attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)
+        if probe == FINETUNE:
+            assert self.tune is not None, "raw pixels have no encoder that could learn"
+            return self.tune(known, held, asked, how)
         return self._pooled({"ridge": ridge, "knn": knn}[probe], known, held, asked)
 
     def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
@@ -394,19 +465,20 @@ def run(
     asked, answers = questions_of(train.clips), questions_of(test.clips)
     shared = sorted(asked.keys() & answers.keys())
     names, layers = list(variables or shared), list(layers or world.taps)
-    _refuse(probes, PROBES, "probe")
+    _refuse(probes, (*PROBES, FINETUNE), "probe")
     _refuse(names, shared, "variable")
     _refuse(layers, range(world.model.config.num_hidden_layers + 1), "layer")
     takers = takers_of(world, layers)
     splits = (digest(part.root / "clips.jsonl") for part in (train, test))
     cells = Cells(out.with_suffix(".cells.jsonl"), mark(model, *splits, str(labels), json.dumps(asdict(how))))
-    wanted = [(taker, name, probe) for taker in takers for name in names for probe in probes]
+    pairs = [(taker, probe) for taker in takers for probe in probes if takers[taker].world or probe != FINETUNE]
+    wanted = [(taker, name, probe) for name in names for taker, probe in pairs]
+    wanted.sort(key=lambda cell: list(takers).index(cell[0]))
     missing = [cell for cell in wanted if cell not in cells.done]
     bench, seen = None, ""
     for taker, name, probe in track(iter(missing), len(missing)) if track else missing:
         if taker != seen:
-            features = [watch(part, takers[taker], world) for part in (train, test)]
-            bench, seen = Bench(features[0], features[1], grid_of(world.model.config), asked, answers), taker
+            bench, seen = takers[taker].bench(train, test, world, asked, answers), taker
         assert bench is not None
         cells.keep((taker, name, probe), bench.measure(name, probe, labels, how))
     clips = {"train": len(train.clips), "test": len(test.clips)}
@@ -416,13 +488,31 @@ def run(
     return found
 
 
-def takers_of(world: VJEPA2World, layers: Sequence[int]) -> dict[str, See]:
+@dataclass(frozen=True)
+class Taker:
+    """What is probed: how it sees frames; the encoder, up to which layer, where there is one."""
+
+    see: See
+    world: VJEPA2World | None = None
+    layer: int = 0
+
+    def bench(
+        self, train: Packed, test: Packed, like: VJEPA2World, asked: Mapping[str, Question],
+        answers: Mapping[str, Question],
+    ) -> Bench:  # fmt: skip
+        """Its features of the clips, and the way to train it."""
+        tune = None if self.world is None else partial(finetuned, self.world, self.layer, train, test)
+        features = [watch(part, self.see, like) for part in (train, test)]
+        return Bench(features[0], features[1], grid_of(like.model.config), asked, answers, tune)
+
+
+def takers_of(world: VJEPA2World, layers: Sequence[int]) -> dict[str, Taker]:
     """What is probed, by name: every layer of the encoder and of a random-init one, and raw pixels."""
     random, takers = random_init(world), {}
     for layer in layers:
-        takers[f"encoder, layer {layer}"] = layer_of(world, layer)
-        takers[f"random init, layer {layer}"] = layer_of(random, layer)
-    return {**takers, "raw pixels": raw_pixels(world)}
+        takers[f"encoder, layer {layer}"] = Taker(layer_of(world, layer), world, layer)
+        takers[f"random init, layer {layer}"] = Taker(layer_of(random, layer), random, layer)
+    return {**takers, "raw pixels": Taker(raw_pixels(world))}
 
 
 class Cells:
@@ -449,9 +539,9 @@ def table(found: Mapping[str, Any]) -> str:
     probes = list(dict.fromkeys(probe for _, _, probe in cells))
     lines = [["variable", "metric", "features", *probes], ["---"] * 3 + ["---:"] * len(probes)]
     for name, taker in dict.fromkeys((name, taker) for name, taker, _ in sorted(cells, key=lambda cell: cell[0])):
-        row = [cells[name, taker, probe] for probe in probes]
-        told = [f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in row]
-        lines.append([name, row[0]["metric"], taker, *told])
+        row = [cells.get((name, taker, probe)) for probe in probes]
+        told = [f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" if one else "" for one in row]
+        lines.append([name, next(one["metric"] for one in row if one), taker, *told])
     return "\n".join(f"| {' | '.join(cells_)} |" for cells_ in lines)
 
 

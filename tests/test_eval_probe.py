@@ -12,7 +12,8 @@ from transformers import VJEPA2Model
 
 from foretell.eval import probe
 from foretell.eval.probe import Bench, Question, Training, questions_of, r_squared, run, table, variables_of, volume
-from foretell.perception.encoder import tiny_config
+from foretell.perception.encoder import VJEPA2World, tiny_config
+from foretell.train.data import load_clips
 from foretell.train.worlds import Spec, generate
 from foretell.train.worlds.scene import COLOURS
 
@@ -138,6 +139,25 @@ def test_controls_stand_beside_the_encoder_and_a_stopped_run_goes_on(
     assert [one["value"] for one in again["figures"]] == pytest.approx([one["value"] for one in found["figures"]])
 
 
+def test_finetuning_teaches_the_encoder_what_its_features_lack(lab: Path, tmp_path: Path) -> None:
+    """Labels that a random-init encoder's frozen features tell badly: it learns them, and its own weights stay."""
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    before = {name: tensor.clone() for name, tensor in world.model.state_dict().items()}
+    train, test = load_clips(lab / "train"), load_clips(lab / "test")
+    asked, answers = (questions_of(part.clips)["y"] for part in (train, test))
+    held, known = asked.part(np.arange(8)), asked.part(np.arange(8, 40))
+    how = Training(batch=16, warmup=5, every=20, patience=3, most=120, width=24)
+    told = probe.finetuned(world, 3, train, test, known, held, answers, how)
+    assert told.values.shape == (40, 1) and told.curve[0][0] == 20 and told.setting["lr"] in probe.FINE_RATES
+    assert max(score for _, score in told.curve) > 0.2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in world.model.state_dict().items())
+    ask = {"probes": ("ridge", "finetune"), "layers": (3,), "variables": ("falls",)}
+    quick = Training(batch=8, every=2, patience=1, most=2, width=24)
+    found = run(lab / "encoder", lab / "test", lab / "train", tmp_path / "x.json", how=quick, **ask)  # type: ignore[arg-type]
+    tuned = {one["taker"] for one in found["figures"] if one["probe"] == "finetune"}
+    assert tuned == {"encoder, layer 3", "random init, layer 3"} and "raw pixels" in table(found)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -152,8 +172,6 @@ def test_what_does_not_exist_is_refused(lab: Path, tmp_path: Path, change: dict[
 
 
 def test_every_variable_of_the_worlds_is_known(lab: Path) -> None:
-    from foretell.train.data import load_clips
-
     asked = questions_of(load_clips(lab / "train").clips)
     assert asked.keys() == {"falls", "drops", "margin", "mass", "speed", "x", "y", "count", "shape", "colour"}
     kinds = {name: question.kinds for name, question in asked.items() if question.kinds}
