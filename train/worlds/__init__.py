@@ -7,5 +7,6 @@ os.environ.setdefault("LP_NUM_THREADS", "0")  # 64x64 frames: llvmpipe's threads
 
 from .generate import Spec, Summary, generate
 from .scenarios import SCENARIOS
+from .violations import PROPERTIES, generate_violations
 
-__all__ = ["SCENARIOS", "Spec", "Summary", "generate"]
+__all__ = ["PROPERTIES", "SCENARIOS", "Spec", "Summary", "generate", "generate_violations"]

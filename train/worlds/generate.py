@@ -7,7 +7,7 @@ happen, `until` (independently of that), then scene after scene until one ends a
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from .scene import Look, Scene, compile_scene, draw_look, project
 X264 = "qp=12:bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"  # shown frames must not carry the future (DESIGN)
 PART = 200  # clips a resumable part
 ATTEMPTS = 400
+
+Make = Callable[[int, Painter], list[Row]]  # the rows of one number, its clips drawn and written
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written: clips, questions, and questions by scenario and type."""
+    """What was written: clips, questions, and questions by scenario and type (of violations: clips by property)."""
 
     out: Path
     clips: int
@@ -53,12 +55,12 @@ class Summary:
     by_type: dict[str, int]
 
 
-def encode(frames: NDArray[np.uint8], path: Path, fps: float) -> None:
+def encode(frames: NDArray[np.uint8], path: Path, fps: float, x264: str = X264) -> None:
     """Write frames [T, H, W, 3] as H.264 whose shown frames do not depend on the later ones."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.options = {"x264-params": X264, "preset": "veryfast"}
+        stream.options = {"x264-params": x264, "preset": "veryfast"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -138,27 +140,27 @@ def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Painter, out: 
     return row
 
 
-def _make_part(part: int, out: Path, clips: int, seed: int, spec: Spec) -> int:
-    """Clips [part * PART, ...) into parts/NNNNN.jsonl by one rename; done parts are left alone. Returns its clips."""
+def _numbered(number: int, painter: Painter, out: Path, seed: int, spec: Spec) -> list[Row]:
+    scenario = SCENARIOS[spec.scenarios[number % len(spec.scenarios)]]
+    return [make_clip(scenario, seed + number, spec, painter, out)]
+
+
+def _make_part(part: int, out: Path, count: int, size: int, make: Make) -> None:
+    """Numbers [part * PART, ...) into parts/NNNNN.jsonl by one rename; done parts are left alone."""
     path = out / "parts" / f"{part:05d}.jsonl"
-    first, last = part * PART, min((part + 1) * PART, clips)
     if not path.exists():
-        painter = Painter(spec.size)
-        names = [spec.scenarios[i % len(spec.scenarios)] for i in range(first, last)]
-        rows = [
-            make_clip(SCENARIOS[name], seed + i, spec, painter, out)
-            for i, name in zip(range(first, last), names, strict=True)
-        ]
+        painter = Painter(size)
+        rows = [row for number in range(part * PART, min((part + 1) * PART, count)) for row in make(number, painter)]
         painter.close()
         path.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows))
         path.with_suffix(".tmp").replace(path)
-    return last - first
 
 
-def _check(out: Path, clips: int, seed: int, spec: Spec) -> None:
-    unknown = [s for s in spec.scenarios if s not in SCENARIOS]
+def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) -> None:
+    """Refuse what cannot be made, and a folder that holds something else; `known`: the names of all scenarios."""
+    unknown = [s for s in spec.scenarios if s not in known]
     if unknown:
-        raise ValueError(f"unknown scenarios {', '.join(unknown)}; allowed: {', '.join(SCENARIOS)}")
+        raise ValueError(f"unknown scenarios {', '.join(unknown)}; allowed: {', '.join(known)}")
     if (
         clips < 1
         or seed < 0
@@ -185,14 +187,26 @@ def _check(out: Path, clips: int, seed: int, spec: Spec) -> None:
     recipe.write_text(json.dumps(request))
 
 
-def _parts(out: Path, clips: int, seed: int, spec: Spec, workers: int) -> Iterator[int]:
-    work = partial(_make_part, out=out, clips=clips, seed=seed, spec=spec)
-    numbers = range(-(-clips // PART))
+def _parts(out: Path, count: int, size: int, make: Make, workers: int) -> Iterator[None]:
+    work = partial(_make_part, out=out, count=count, size=size, make=make)
+    numbers = range(-(-count // PART))
     if workers == 1:
         yield from map(work, numbers)
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap_unordered(work, numbers)
+
+
+def make_all(out: Path, count: int, size: int, make: Make, workers: int, progress: bool) -> list[Row]:
+    """What `make` gives for each number below `count`, in order; parts that are on disk already are not made again."""
+    from rich.console import Console
+    from rich.progress import track
+
+    parts = _parts(out, count, size, make, workers)
+    for _ in track(parts, "worlds", total=-(-count // PART), disable=not progress, console=Console(stderr=True)):
+        pass
+    files = sorted((out / "parts").glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def generate(
@@ -208,21 +222,13 @@ def generate(
 
     preview: a PNG contact sheet. Raises ValueError on an impossible request or a folder that holds other worlds.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     spec = spec or Spec()
-    _check(out, clips, seed, spec)
-    sizes = _parts(out, clips, seed, spec, workers)
-    for _ in track(sizes, "worlds", total=-(-clips // PART), disable=not progress, console=Console(stderr=True)):
-        pass
-    rows = [
-        json.loads(line) for part in sorted((out / "parts").glob("*.jsonl")) for line in part.read_text().splitlines()
-    ]
+    check(out, clips, seed, spec, SCENARIOS)
+    rows = make_all(out, clips, spec.size, partial(_numbered, out=out, seed=seed, spec=spec), workers, progress)
     (out / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = write_questions(out, rows, seed)
     if preview:
-        contact_sheet(out, rows, preview)
+        contact_sheet(out, rows, preview, _caption)
     return Summary(out, len(rows), len(questions), dict(Counter(f"{q['scenario']}/{q['type']}" for q in questions)))
 
 
@@ -234,8 +240,15 @@ def write_questions(out: Path, rows: list[Row], seed: int) -> list[Row]:
     return questions
 
 
-def contact_sheet(out: Path, rows: list[Row], path: Path, most: int = 24) -> None:
-    """A PNG to look at: a row a clip, frames over time, scenario and outcome written beside it."""
+def _caption(row: Row) -> str:
+    outcome = row["outcome"]
+    when = f"at {outcome['time']:.2f} s" if outcome["time"] is not None else ""
+    story = f"{row['scene']}\n{outcome['name']}: {outcome['value']} {when}"
+    return f"{story}\nshown to {row['until']} s\n{row['facts']['reason']}"
+
+
+def contact_sheet(out: Path, rows: list[Row], path: Path, caption: Callable[[Row], str], most: int = 28) -> None:
+    """A PNG to look at: a row a clip, frames over time, a few words beside it."""
     from PIL import Image, ImageDraw
 
     picked = rows[:most]
@@ -247,12 +260,5 @@ def contact_sheet(out: Path, rows: list[Row], path: Path, most: int = 24) -> Non
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         for x, index in enumerate(np.linspace(0, len(frames) - 1, shown).astype(int)):
             sheet.paste(Image.fromarray(frames[index]), (220 + x * size, y * size))
-        outcome = row["outcome"]
-        when = f"at {outcome['time']:.2f} s" if outcome["time"] is not None else ""
-        pen.text(
-            (4, y * size + 4),
-            f"{row['scene']}\n{outcome['name']}: {outcome['value']} {when}\n"
-            f"shown to {row['until']} s\n{row['facts']['reason']}",
-            "black",
-        )
+        pen.text((4, y * size + 4), caption(row), "black")
     sheet.save(path)
