@@ -79,6 +79,20 @@ def balanced_accuracy(right: ArrayLike, truth: Sequence[str]) -> Statistic:
     return statistic
 
 
+def auroc(score: ArrayLike, positive: ArrayLike) -> Statistic:
+    """How often a positive scores higher than a negative, ties half: the area under the ROC curve."""
+    value, is_positive = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
+    above = value[is_positive][:, None] - value[~is_positive]
+    beats = (np.sign(above) + 1) / 2  # [P, Q]
+
+    def statistic(weights: Floats) -> Floats:
+        positives, negatives = weights[:, is_positive], weights[:, ~is_positive]
+        area: Floats = ((positives @ beats) * negatives).sum(1) / (positives.sum(1) * negatives.sum(1))
+        return area
+
+    return statistic
+
+
 def brier(probability: ArrayLike, outcome: ArrayLike) -> Statistic:
     """Mean squared distance of the stated probability from what happened (0 or 1); 0.25 for always saying one half."""
     return mean_of((np.asarray(probability, dtype=np.float64) - np.asarray(outcome, dtype=np.float64)) ** 2)

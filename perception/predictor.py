@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,19 +87,31 @@ def expected_form(states: list[Tensor]) -> Tensor:
     return F.layer_norm(mean, width)
 
 
-def surprise_map(model: VJEPA2Model, pixels: Tensor) -> Tensor:
-    """How far what came is from what was expected of it: the later half of the window against the earlier.
+def surprise_map(model: VJEPA2Model, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
+    """How far what came is from what was expected of it, place by place, after each number of tubelets in `contexts`.
 
-    The earlier half is encoded on its own, so that nothing of the later leaks into the expectation.
-    pixels: normalised [B, T, 3, H, W]. Returns the L1 distance per feature, [B, t, h, w], of the later t tubelets.
+    The context is encoded on its own, so that nothing of the rest leaks into the expectation; what came is what the
+    frozen encoder says of the whole window (Garrido et al. 2025, arXiv 2502.11831, section 5; `extract_losses` in
+    facebookresearch/jepa-intuitive-physics, evaluation_code/evals/intuitive_physics/eval.py).
+    pixels: normalised [B, T, 3, H, W], a window or less. Returns the L1 distance per feature, [B, C, t, h, w], NaN at
+    tubelets that were shown. Raises ValueError where a context leaves nothing to expect.
     """
-    past, future = halves(model, pixels.shape[0])
-    (known,) = tapped(model, pixels, (model.config.num_hidden_layers,), keep=past)
-    came = expected_form(tapped(model, pixels, target_levels(model)))[:, past.shape[1] :]
-    distance = (predict(model, known, past, future) - came).abs().mean(-1)  # [B, M]
-    return distance.reshape(len(pixels), -1, *grid_of(model.config)[1:])
+    _, height, width = grid_of(model.config)
+    time = pixels.shape[1] // model.config.tubelet_size
+    if wrong := [context for context in contexts if not 0 < context < time]:
+        raise ValueError(f"contexts of {wrong} tubelets: 1 to {time - 1} of a window's {time} are allowed")
+    came = expected_form(tapped(model, pixels, target_levels(model)))  # [B, N, D]
+    positions = torch.arange(came.shape[1], device=came.device).expand(len(pixels), -1)
+    distance = came.new_full((len(pixels), len(contexts), came.shape[1]), torch.nan)
+    for row, context in enumerate(contexts):
+        past, future = positions.tensor_split([context * height * width], dim=1)
+        (known,) = tapped(model, pixels, (model.config.num_hidden_layers,), keep=past)
+        told = predict(model, known, past, future)
+        distance[:, row, past.shape[1] :] = (told - came[:, past.shape[1] :]).abs().mean(-1)
+    chart: Tensor = distance.unflatten(2, (time, height, width))
+    return chart
 
 
-def surprise(model: VJEPA2Model, pixels: Tensor) -> Tensor:
-    """Surprise of each tubelet in the later half of the window: pixels [B, T, 3, H, W] -> [B, t]."""
-    return surprise_map(model, pixels).mean((2, 3))
+def surprise(model: VJEPA2Model, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
+    """Surprise of each tubelet, NaN where it was shown: pixels [B, T, 3, H, W] -> [B, C, t]."""
+    return surprise_map(model, pixels, contexts).mean((3, 4))

@@ -208,13 +208,31 @@ def test_rotary_positions_are_not_relative_so_imagination_reindexes(model: VJEPA
 
 
 def test_surprise_is_the_mean_of_its_map_and_grows_where_the_future_changes(model: VJEPA2Model, pixels: Tensor) -> None:
-    chart = surprise_map(model, pixels)
-    assert chart.shape == (3, 2, 4, 4)
-    torch.testing.assert_close(surprise(model, pixels), chart.mean((2, 3)))
+    chart = surprise_map(model, pixels, (1, 2))
+    assert chart.shape == (3, 2, 4, 4, 4)
+    torch.testing.assert_close(surprise(model, pixels, (1, 2)), chart.mean((3, 4)), equal_nan=True)
     changed = pixels.clone()
     changed[:, 6:] = 3.0
-    difference = (surprise_map(model, changed) - chart).abs()
-    assert (difference[:, 1] > 1e-4).any()
+    difference = (surprise_map(model, changed, (2,)) - chart[:, 1:]).abs()
+    assert (difference[:, 0, 3] > 1e-4).any()
+
+
+def test_surprise_is_untold_where_the_context_was_and_blind_to_what_comes_after(
+    model: VJEPA2Model, pixels: Tensor
+) -> None:
+    told = surprise(model, pixels, (1, 3))
+    assert torch.equal(told.isnan()[0], torch.tensor([[True, False, False, False], [True, True, True, False]]))
+    (known,) = tapped(model, pixels[:, :2], (3,))
+    past = torch.arange(16).expand(3, -1)
+    expected = predict(model, known, past, torch.arange(16, 64).expand(3, -1))
+    came = expected_form(tapped(model, pixels, (3,)))[:, 16:]
+    by_hand = (expected - came).abs().mean(-1).unflatten(1, (3, 16)).mean(2)
+    torch.testing.assert_close(told[:, 0, 1:], by_hand, **CLOSE)
+
+
+def test_a_context_that_leaves_nothing_to_expect_is_refused(model: VJEPA2Model, pixels: Tensor) -> None:
+    with pytest.raises(ValueError, match="1 to 3 of a window's 4"):
+        surprise(model, pixels, (4,))
 
 
 def test_expected_form_is_normed_and_ignores_scale() -> None:

@@ -124,11 +124,15 @@ def _decode_all(root: Path, clips: list[Row], target: Path) -> None:
     draft.replace(target)
 
 
-def load_clips(data: Path) -> Packed:
-    """A folder that `foretell worlds` wrote; its clips are decoded into frames.npy at the first call."""
-    if not (data / "clips.jsonl").is_file():
-        raise ValueError(f"{data} holds no clips.jsonl: make one with `foretell worlds {data} --clips N --seed S`")
-    clips = read_rows(data / "clips.jsonl")
+def load_clips(data: Path, listing: str = "clips.jsonl") -> Packed:
+    """A folder that `foretell worlds` wrote; its clips are decoded into frames.npy at the first call.
+
+    listing: the file that names them, violations.jsonl where they are quadruplets.
+    """
+    if not (data / listing).is_file():
+        kind = " --violations" if listing == "violations.jsonl" else ""
+        raise ValueError(f"{data} holds no {listing}: make one with `foretell worlds {data} --clips N --seed S{kind}`")
+    clips = read_rows(data / listing)
     target = data / "frames.npy"
     if not target.exists():
         _decode_all(data, clips, target)
