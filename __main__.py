@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -107,14 +108,53 @@ def answer(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: foretell surprise clip.mp4 --save-plot surprise.png")
+def surprise(
+    video: Annotated[Path, typer.Argument(help="A video file: mp4, mov, mkv, webm or avi.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|HUB_ID", help="An encoder, or a pretraining run; left out: the embedded one."),
+    ] = None,
+    until: Annotated[
+        float | None, typer.Option(help="Watch only the first seconds; left out: the whole video.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Frames of a window that are shown; left out: every number, averaged.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Frames of a window; left out: all that the model sees.")] = None,
+    save_plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture: the curve above frames.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a model's predictor did not expect, over time, and whether something broke."""
+    from rich.progress import track
+
+    from .eval import surprise as room
+
+    with _working("loading the model"):
+        watcher = room.open_watcher(model)
+    follow = partial(track, description="watching", console=Console(stderr=True))
+    found = room.watch_video(video, watcher, until, context, window, lambda parts: iter(follow(parts)))
+    if save_plot is not None:
+        room.save_plot(found, save_plot)
+    told = found.told()
+    bars = Table("seconds", "surprise", "", box=None)
+    most = max(found.values)
+    for second, value in zip(found.seconds, found.values, strict=True):
+        bars.add_row(f"{second:.2f}", f"{value:.3f}", "\u2588" * round(20 * value / most))
+    _tell({"video": str(video), "until": until, **told}, Group(bars, room.sentence(found)), as_json)
+
+
 @app.command(epilog="Example: foretell worlds worlds/test --clips 500 --seed 900000 --scenarios towers,collide")
 def worlds(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write: clips/, clips.jsonl, questions.jsonl.")],
     clips: Annotated[int, typer.Option(help="How many clips.")],
     seed: Annotated[int, typer.Option(help="First clip seed; clips take the seeds from here on.")],
     scenarios: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Which worlds; left out: all of them.")
+        str | None, typer.Option(metavar="A,B,...", help="Which worlds, or which laws to break; left out: all of them.")
     ] = None,
+    violations: Annotated[
+        bool, typer.Option("--violations", help="In place of questions: 2 possible and 2 impossible clips a scene.")
+    ] = False,
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 64,
     frames: Annotated[int, typer.Option(help="Frames a clip.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 8.0,
@@ -123,13 +163,15 @@ def worlds(
     preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make worlds: clips with questions whose answers are exact."""
-    from .train.worlds import SCENARIOS, Spec, generate
+    """Make worlds: clips with questions whose answers are exact, or quadruplets whose impossible half breaks a law."""
+    from .train.worlds import PROPERTIES, SCENARIOS, Spec, generate, generate_violations
 
-    chosen = _listed(scenarios) or tuple(SCENARIOS)
-    made = generate(out, clips, seed, Spec(chosen, size, frames, fps, shadows), workers, preview)
+    known, make = (PROPERTIES, generate_violations) if violations else (SCENARIOS, generate)
+    chosen = _listed(scenarios) or tuple(known)
+    made = make(out, clips, seed, Spec(chosen, size, frames, fps, shadows), workers, preview)
     summary = {"out": str(made.out), "clips": made.clips, "questions": made.questions, "by_type": made.by_type}
-    _tell(summary, f"{made.clips} clips and {made.questions} questions in {made.out}", as_json)
+    told = f"{made.clips // 4} quadruplets" if violations else f"{made.questions} questions"
+    _tell(summary, f"{made.clips} clips and {told} in {made.out}", as_json)
 
 
 @app.command(epilog="Example: foretell features worlds/train --encoder facebook/vjepa2-vitl-fpc64-256")
@@ -284,6 +326,28 @@ def bench(
     plan = room.quick() if quick else room.Plan()
     command = shlex.join(["foretell", *context.obj])
     found = room.run(data, val, test, runs, out, plan, command=command, tell=tell)
+    _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
+
+
+@evaluate.command("surprise", epilog="Example: foretell eval surprise worlds/violations --out runs/surprise.json")
+def eval_surprise(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder that `foretell worlds --violations` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a line for every clip.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|HUB_ID", help="An encoder, or a pretraining run; left out: the embedded one."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Whether impossible clips surprise a model more than possible ones, beside the same model with nothing learned."""
+    from rich.progress import track
+
+    from .eval import violations as room
+
+    follow = partial(track, description="watching", console=Console(stderr=True))
+    command = shlex.join(["foretell", *context.obj])
+    found = room.run(model, data, out, command=command, track=lambda steps: iter(follow(steps)))
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 

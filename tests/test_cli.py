@@ -22,12 +22,14 @@ from foretell.train.recipes import ENCODERS, RECIPES, tiny
 COMMANDS = {
     "ask": "VIDEO QUESTION --until --options --model --llm --load-in-4bit --save-plot --json",
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
-    "worlds": "OUT --clips --seed --scenarios --size --frames --fps --shadows --workers --preview --json",
+    "surprise": "VIDEO --model --until --context --window --save-plot --json",
+    "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
+    "eval surprise": "DATA --out --model --json",
     "doctor": "--json",
 }
 QUESTION = "Will the tower fall?"
@@ -144,6 +146,13 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         ),
         (["features", "nowhere", "--encoder", "nowhere"], "nowhere holds no clips.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json"], "nowhere holds no clips.jsonl"),
+        (["surprise", "none.mp4"], "none.mp4: cannot be opened"),
+        (["surprise", "none.mp4", "--window", "3"], "multiples of 2 up to 8"),
+        (["surprise", "none.mp4", "--context", "8"], "2, 4, 6 are allowed"),
+        (["surprise", "none.mp4", "--model", "nowhere"], "nowhere: no encoder there"),
+        (["worlds", "there", "--clips", "6", "--seed", "1", "--violations"], "a multiple of 4"),
+        (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--scenarios", "towers"], "permanence"),
+        (["eval", "surprise", "nowhere", "--out", "x.json"], "nowhere holds no violations.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json", "--control", "random"], "NAME=DIR"),
     ],
 )
