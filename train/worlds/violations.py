@@ -88,6 +88,7 @@ def sides(rng: Rng) -> int:
 
 
 def size_of(rng: Rng) -> float:
+    """Half extent of what a story is about."""
     return float(rng.uniform(0.15, 0.22))
 
 
@@ -182,7 +183,7 @@ def gravity(rng: Rng, when: float) -> Plot:
     """A table ends or goes on; a panel hides its end; what slides over it falls or goes straight on."""
     side, size, speed = sides(rng), float(rng.uniform(0.1, 0.14)), float(rng.uniform(0.6, 0.9))
     colour, tables, *_ = palette(rng)
-    height, back, ahead = float(rng.uniform(0.34, 0.42)), 1.3, 1.1
+    height, back, ahead = float(rng.uniform(0.34, 0.42)), speed * when + 0.4, 1.1
     short = block(tables, (back / 2, 0.1, height / 2), -side * back / 2, friction=SLICK)
     long = block(tables, ((back + ahead) / 2, 0.1, height / 2), side * (ahead - back) / 2, friction=SLICK)
     slider = thing(colour, str(rng.choice(SHAPES)), size, (-side * 0.02, 0.0, height), when, side * speed)
@@ -208,16 +209,18 @@ PROPERTIES: dict[str, Callable[[Rng, float], Plot]] = {
 }
 
 
-def bystanders(rng: Rng, plot: Plot) -> list[Body]:
-    """One or two resting things of other colours, behind all that happens."""
-    used = {body.colour for pair in plot.cast for body in pair if body is not None}
-    colours = [colour for colour in palette(rng) if colour not in used][1:]  # the first one is the screen's
-    places = rng.permutation([-0.8, 0.0, 0.8])
+def unused(rng: Rng, bodies: list[Body]) -> list[str]:
+    """Colours that none of these has, in random order."""
+    used = {body.colour for body in bodies}
+    return [colour for colour in palette(rng) if colour not in used]
+
+
+def bystanders(rng: Rng, bodies: list[Body]) -> list[Body]:
+    """One or two resting things of other colours than these, behind all that happens."""
+    places = rng.permutation([-0.8, 0.0, 0.8])[: rng.integers(1, 3)]
     return [
-        thing(
-            colour, str(rng.choice(SHAPES)), float(rng.uniform(0.07, 0.12)), (float(x), float(rng.uniform(0.9, 1.2)), 0)
-        )
-        for colour, x in zip(colours, places[: rng.integers(1, 3)], strict=False)
+        thing(colour, str(rng.choice(SHAPES)), float(rng.uniform(0.07, 0.12)), (x, float(rng.uniform(0.9, 1.2)), 0.0))
+        for colour, x in zip(unused(rng, bodies), places.tolist(), strict=False)
     ]
 
 
@@ -240,21 +243,20 @@ def screen_poses(screen: Screen, times: Array) -> Array:
 
 def play(plot: Plot, rng: Rng, spec: Spec, painter: Painter) -> NDArray[np.uint8]:
     """The pictures of both tales: [2, T, S, S, 3]. One look, one set of bystanders for both."""
-    cast = [*plot.cast, *((body, body) for body in bystanders(rng, plot))]
-    actors = [one or two for one, two in cast]
-    bodies = [body for body in actors if body is not None]
-    if plot.screen is not None:
-        used = {body.colour for body in bodies}
-        colour = next(one for one in palette(rng) if one not in used)
-        bodies.append(Body(colour, "box", plot.screen.half, GONE[:3]))
-    hidden = plot.screen is not None
-    scene = Scene(bodies, [], plot.focus, plot.radius, {"needs_depth": True}, camera_low=hidden)
+    extras = bystanders(rng, [body for pair in plot.cast for body in pair if body is not None])
+    cast = [*plot.cast, *((body, body) for body in extras)]
+    bodies = [body for one, two in cast if (body := one or two) is not None]
+    tales = [[pair[tale] for pair in cast] for tale in (0, 1)]
+    screens = [] if plot.screen is None else [plot.screen]
+    panels = [Body(unused(rng, bodies)[0], "box", screen.half, GONE[:3]) for screen in screens]
+    scene = Scene(
+        bodies + panels, [], plot.focus, plot.radius, {"needs_depth": True}, camera_low=plot.screen is not None
+    )  # fmt: skip
     look = replace(draw_look(rng, scene, spec.shadows), elevation=-float(rng.uniform(*plot.elevation)))
     model = compile_scene(scene, look, rng)
-    tales = [poses([pair[tale] for pair in cast], look, spec.times) for tale in (0, 1)]
-    if plot.screen is not None:
-        tales = [np.concatenate([tale, screen_poses(plot.screen, spec.times)], axis=1) for tale in tales]
-    return np.stack([painter.draw(model, look, tale.reshape(len(tale), -1)) for tale in tales])
+    hidden = [screen_poses(screen, spec.times) for screen in screens]
+    states = [np.concatenate([poses(tale, look, spec.times), *hidden], axis=1) for tale in tales]  # each [T, n, 7]
+    return np.stack([painter.draw(model, look, state.reshape(len(state), -1)) for state in states])
 
 
 @dataclass(frozen=True)
