@@ -119,7 +119,7 @@ def surprise(
         float | None, typer.Option(help="Watch only the first seconds; left out: the whole video.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Frames of a window that are shown; left out: every number, averaged.")
+        int | None, typer.Option(help="Frames of a window that are shown; left out: up to 6 numbers of them.")
     ] = None,
     window: Annotated[int | None, typer.Option(help="Frames of a window; left out: all that the model sees.")] = None,
     save_plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture: the curve above frames.")] = None,
@@ -136,12 +136,8 @@ def surprise(
     found = room.watch_video(video, watcher, until, context, window, lambda parts: iter(follow(parts)))
     if save_plot is not None:
         room.save_plot(found, save_plot)
-    told = found.told()
-    bars = Table("seconds", "surprise", "", box=None)
-    most = max(found.values)
-    for second, value in zip(found.seconds, found.values, strict=True):
-        bars.add_row(f"{second:.2f}", f"{value:.3f}", "\u2588" * round(20 * value / most))
-    _tell({"video": str(video), "until": until, **told}, Group(bars, room.sentence(found)), as_json)
+    told = {"video": str(video), "until": until, **found.told()}
+    _tell(told, Group(_course(told["curve"]), room.sentence(found)), as_json)
 
 
 @app.command(epilog="Example: foretell worlds worlds/test --clips 500 --seed 900000 --scenarios towers,collide")
@@ -393,6 +389,16 @@ def _odds(answer: "Answer") -> Table:
         table.add_row(
             "", option, f"{odds:.0%}", "\u2588" * round(20 * odds), style="bold" if option == answer.text else ""
         )
+    return table
+
+
+def _course(curve: Sequence[Mapping[str, float]]) -> Table:
+    """Surprise over time, with bars."""
+    table = Table("seconds", "surprise", "", box=None)
+    most = max(point["surprise"] for point in curve)
+    for point in curve:
+        bar = "\u2588" * round(20 * point["surprise"] / most)
+        table.add_row(f"{point['seconds']:.2f}", f"{point['surprise']:.3f}", bar)
     return table
 
 

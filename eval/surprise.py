@@ -1,13 +1,15 @@
 """Surprise: how wrong a model's expectation of the coming frames was, window after window of a video.
 
 The protocol is that of Garrido et al. 2025 (arXiv 2502.11831, section 5; facebookresearch/jepa-intuitive-physics,
-evaluation_code/evals/intuitive_physics/eval.py): windows slide by one tubelet, the start of each is the context, and
-what the model expects of the rest is compared with what came, by L1. Where that code zeroes what VideoMAE predicts,
-models of pixels are here held to their real predictions. Shapes: n frames, W windows, C contexts, T tubelets a window.
+evaluation_code/evals/intuitive_physics/eval.py): windows slide by one tubelet, the start of each is the context, of
+several lengths, and what the model expects of the rest is compared with what came, by L1. Where that code zeroes what
+VideoMAE predicts, models of pixels are here held to their real predictions.
+Shapes: n frames, W windows, C contexts, T tubelets a window.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
 from ..perception.encoder import VJEPA2World, grid_of, no_future, normalise, resize, tapped
-from ..perception.predictor import BLOCKS, complete, surprise, unroll
+from ..perception.predictor import BLOCKS, misses, predict, surprise, unroll
 from ..perception.video import Clip, read_clip
 from ..reasoner.answer import NANO
 from ..reasoner.llm import quiet
@@ -29,10 +31,10 @@ from ..train.learner import OBJECTIVES
 from ..train.objectives import Student, patches
 
 Floats = NDArray[np.float64]
-Frames = NDArray[np.uint8]  # [n, H, W, 3]
 STANDS_OUT = 3.5  # robust z-score from which a value is an outlier (Iglewicz & Hoaglin 1993, section 3.3)
 NOISE = 1e-6  # a spread of surprise below this is rounding
-AT_ONCE = 40  # windows in one forward pass
+TOKENS_AT_ONCE = 10_240  # in one forward pass, unless a window alone has more
+CONTEXTS = 6  # at most, evenly spaced: the published configurations have 5 or 6
 STRIP = 12  # frames under a curve
 
 
@@ -61,6 +63,11 @@ class Watcher:
         """Frames a tubelet."""
         return int(self.config.tubelet_size)
 
+    @property
+    def at_once(self) -> int:
+        """Windows in one forward pass."""
+        return max(1, TOKENS_AT_ONCE // math.prod(grid_of(self.config)))
+
     def foresee(self, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
         """How wrong it is: pixels [B, T, 3, S, S] -> [B, C, t], NaN where a tubelet was shown or is not foretold."""
         if self.student.head is None:
@@ -77,18 +84,12 @@ class Watcher:
 
 def hidden_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
     """L1 between the standardised pixels that a masked autoencoder tells of the rest and those that came: [B, C, t]."""
-    config = student.model.config
-    time, height, width = grid_of(config)
-    came = patches(pixels, config)  # [B, N, P]
-    positions = torch.arange(came.shape[1]).expand(len(pixels), -1)
-    distance = came.new_full((len(pixels), len(contexts), came.shape[1]), torch.nan)
-    for row, context in enumerate(contexts):
-        past, future = positions.tensor_split([context * height * width], dim=1)
-        (known,) = tapped(student.model, pixels, (config.num_hidden_layers,), keep=past)
-        told = complete(student.model, known, past, future, BLOCKS)[:, past.shape[1] :]
-        distance[:, row, past.shape[1] :] = (student.pixels(told) - came[:, past.shape[1] :]).abs().mean(-1)
-    errors: Tensor = distance.unflatten(2, (time, -1)).mean(3)
-    return errors
+    model = student.model
+
+    def tell(known: Tensor, past: Tensor, future: Tensor) -> Tensor:
+        return student.pixels(predict(model, known, past, future, BLOCKS))
+
+    return misses(model, pixels, patches(pixels, model.config), contexts, tell).mean((3, 4))
 
 
 def next_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
@@ -128,7 +129,7 @@ def open_watcher(model: str | Path | None) -> Watcher:
 
 
 def contexts_of(watcher: Watcher, window: int, context: int | None) -> list[int]:
-    """Contexts in tubelets, from one in frames (None: all there are). Raises ValueError for what does not fit."""
+    """Contexts in tubelets, from one in frames (None: up to CONTEXTS). Raises ValueError for what does not fit."""
     tubelet = watcher.tubelet
     if window % tubelet or not 2 * tubelet <= window <= watcher.window:
         raise ValueError(f"a window of {window} frames: multiples of {tubelet} up to {watcher.window} are allowed")
@@ -137,7 +138,8 @@ def contexts_of(watcher: Watcher, window: int, context: int | None) -> list[int]
     allowed = range(tubelet, window, tubelet)
     if context is not None and context not in allowed:
         raise ValueError(f"a context of {context} frames: {', '.join(map(str, allowed))} are allowed")
-    return [one // tubelet for one in (allowed if context is None else [context])]
+    spread: list[int] = np.unique(np.linspace(1, len(allowed), CONTEXTS).round().astype(int)).tolist()
+    return spread if context is None else [context // tubelet]
 
 
 def sliding(frames: Tensor, window: int, step: int) -> Tensor:
@@ -148,7 +150,7 @@ def sliding(frames: Tensor, window: int, step: int) -> Tensor:
 @torch.no_grad()
 def errors_of(watcher: Watcher, windows: Tensor, contexts: Sequence[int]) -> Floats:
     """How wrong each expectation was: windows uint8 [W, F, S, S, 3] -> [W, C, T], NaN where nothing was foretold."""
-    parts = [watcher.foresee(normalise(part), contexts) for part in windows.split(AT_ONCE)]
+    parts = [watcher.foresee(normalise(part), contexts) for part in windows.split(watcher.at_once)]
     return torch.cat(parts).double().numpy()
 
 
@@ -232,9 +234,9 @@ def watch_video(
     contexts = contexts_of(watcher, window, context)
     clip = read_all(path, watcher, until, window)
     spare = (len(clip.frames) - window) % watcher.tubelet  # the grid ends at the last frame, so it is cut at its start
-    shots = torch.from_numpy(clip.frames[spare:]).split(AT_ONCE)
+    shots = torch.from_numpy(clip.frames[spare:]).split(watcher.at_once)
     squares = torch.cat([resize(shot, int(watcher.config.crop_size)) for shot in shots])
-    parts = sliding(squares, window, watcher.tubelet).split(AT_ONCE)
+    parts = sliding(squares, window, watcher.tubelet).split(watcher.at_once)
     errors = np.concatenate([errors_of(watcher, part, contexts) for part in track(parts)])
     values = curve(errors)
     return Surprise(clip, clip.times[spare :: watcher.tubelet][-len(values) :], values, errors)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from .encoder import block, grid_of, rotation, tapped
 
 # V-JEPA gives each kind of mask its own mask token; Hugging Face's predictor always uses the one at index 1.
 BLOCKS, FUTURE = 0, 1
+
+Tell = Callable[[Tensor, Tensor, Tensor], Tensor]  # features, their positions, other positions -> what is there
 
 
 def complete(model: VJEPA2Model, features: Tensor, context: Tensor, target: Tensor, token: int = FUTURE) -> Tensor:
@@ -47,9 +50,9 @@ def _decode(model: VJEPA2Model, hidden: Tensor, positions: Tensor, visible: Tens
     return output
 
 
-def predict(model: VJEPA2Model, features: Tensor, context: Tensor, target: Tensor) -> Tensor:
+def predict(model: VJEPA2Model, features: Tensor, context: Tensor, target: Tensor, token: int = FUTURE) -> Tensor:
     """Expected features at the positions `target` [B, M], given those [B, K, D] at `context` [B, K]: [B, M, D]."""
-    return complete(model, features, context, target)[:, context.shape[1] :]
+    return complete(model, features, context, target, token)[:, context.shape[1] :]
 
 
 def halves(model: VJEPA2Model, batch: int) -> tuple[Tensor, Tensor]:
@@ -87,29 +90,35 @@ def expected_form(states: list[Tensor]) -> Tensor:
     return F.layer_norm(mean, width)
 
 
-def surprise_map(model: VJEPA2Model, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
-    """How far what came is from what was expected of it, place by place, after each number of tubelets in `contexts`.
+def misses(model: VJEPA2Model, pixels: Tensor, came: Tensor, contexts: Sequence[int], tell: Tell) -> Tensor:
+    """How far what came [B, N, D] is from what is told of it after each number of tubelets in `contexts`: L1 a feature.
 
-    The context is encoded on its own, so that nothing of the rest leaks into the expectation; what came is what the
-    frozen encoder says of the whole window (Garrido et al. 2025, arXiv 2502.11831, section 5; `extract_losses` in
-    facebookresearch/jepa-intuitive-physics, evaluation_code/evals/intuitive_physics/eval.py).
-    pixels: normalised [B, T, 3, H, W], a window or less. Returns the L1 distance per feature, [B, C, t, h, w], NaN at
-    tubelets that were shown. Raises ValueError where a context leaves nothing to expect.
+    The context is encoded on its own, so that nothing of the rest leaks into what is told. pixels: normalised
+    [B, T, 3, H, W], a window or less; tell: features at positions, and other positions, to what is expected there.
+    Returns [B, C, t, h, w], NaN at tubelets that were shown. Raises ValueError where a context leaves nothing to tell.
     """
     _, height, width = grid_of(model.config)
-    time = pixels.shape[1] // model.config.tubelet_size
+    time = came.shape[1] // (height * width)
     if wrong := [context for context in contexts if not 0 < context < time]:
         raise ValueError(f"contexts of {wrong} tubelets: 1 to {time - 1} of a window's {time} are allowed")
-    came = expected_form(tapped(model, pixels, target_levels(model)))  # [B, N, D]
     positions = torch.arange(came.shape[1], device=came.device).expand(len(pixels), -1)
     distance = came.new_full((len(pixels), len(contexts), came.shape[1]), torch.nan)
     for row, context in enumerate(contexts):
         past, future = positions.tensor_split([context * height * width], dim=1)
         (known,) = tapped(model, pixels, (model.config.num_hidden_layers,), keep=past)
-        told = predict(model, known, past, future)
-        distance[:, row, past.shape[1] :] = (told - came[:, past.shape[1] :]).abs().mean(-1)
+        distance[:, row, past.shape[1] :] = (tell(known, past, future) - came[:, past.shape[1] :]).abs().mean(-1)
     chart: Tensor = distance.unflatten(2, (time, height, width))
     return chart
+
+
+def surprise_map(model: VJEPA2Model, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
+    """How wrong V-JEPA's predictor is, place by place: [B, T, 3, H, W] -> [B, C, t, h, w], as `misses` tells.
+
+    What came is what the frozen encoder says of the whole window (Garrido et al. 2025, arXiv 2502.11831, section 5;
+    `extract_losses` in facebookresearch/jepa-intuitive-physics, evaluation_code/evals/intuitive_physics/eval.py).
+    """
+    came = expected_form(tapped(model, pixels, target_levels(model)))
+    return misses(model, pixels, came, contexts, partial(predict, model))
 
 
 def surprise(model: VJEPA2Model, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
