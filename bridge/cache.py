@@ -8,6 +8,7 @@ build can be stopped at any moment and goes on where it was.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ..perception.encoder import VJEPA2World, normalise, resize, tapped
 from ..perception.predictor import imagine
+from ..perception.video import open_file
 
 SHARD = 256  # clips
 TRANSFORM = "squash-antialias-1"  # how frames become the encoder's input; a new name makes every key new
@@ -28,8 +30,8 @@ Frames = NDArray[np.uint8]
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    """sha256 of a video file's bytes. Raises VideoError for what is no regular file within the limits."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -101,20 +103,26 @@ def build(
     folder: Path,
     encoder: VJEPA2World,
     keys: Sequence[str],
-    read: Callable[[int], Frames],
+    read: Callable[[int], Frames | None],
     batch: int = 32,
     track: Callable[[Iterator[int], int], Iterator[int]] | None = None,
+    readers: int = 1,
 ) -> FeatureCache:
-    """Compute what is missing. read(i): the shown frames [T, H, W, 3] of keys[i]; track wraps shards in progress."""
+    """Compute what is missing. read(i): the shown frames [T, H, W, 3] of keys[i], None where there are none to be had
+    (its key stays missing); so many readers at once; track wraps shards in progress."""
     folder.mkdir(parents=True, exist_ok=True)
     cache = FeatureCache.open(folder)
     missing = [i for i, key in enumerate(keys) if key not in cache]
     starts = range(0, len(missing), SHARD)
-    for start in track(iter(starts), len(starts)) if track else starts:
-        chosen = missing[start : start + SHARD]
-        parts = [watch(encoder, [read(i) for i in chosen[b : b + batch]]) for b in range(0, len(chosen), batch)]
-        features, imagined = (torch.cat(column) for column in zip(*parts, strict=True))
-        _write(folder, [keys[i] for i in chosen], features, imagined)
+    with ThreadPoolExecutor(readers) as pool:
+        for start in track(iter(starts), len(starts)) if track else starts:
+            chosen, found, parts = missing[start : start + SHARD], [], []
+            for some in (chosen[b : b + batch] for b in range(0, len(chosen), batch)):
+                shown = {i: frames for i, frames in zip(some, pool.map(read, some), strict=True) if frames is not None}
+                found += [keys[i] for i in shown]
+                parts += [watch(encoder, list(shown.values()))] if shown else []
+            if found:
+                _write(folder, found, *(torch.cat(column) for column in zip(*parts, strict=True)))
     return FeatureCache.open(folder)
 
 

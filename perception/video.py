@@ -21,6 +21,7 @@ import threading
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -144,11 +145,12 @@ def read_clip(
     with `until` for it; ValueError for the other arguments.
     """
     request = _Request(rate, count, until, size, limits)
-    with _open_file(path, limits) as file:
+    with open_file(path, limits) as file:
         return _ask_child(path, file, request)
 
 
-def _open_file(path: StrPath, limits: Limits) -> IO[bytes]:
+def open_file(path: StrPath, limits: Limits = Limits()) -> FileIO:
+    """A regular file within the limits, opened to read its bytes. Raises VideoError for anything else."""
     if "://" in os.fspath(path):
         raise VideoError(path, "a URL is not fetched: files only, so download it first")
     try:

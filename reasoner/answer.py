@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..perception.encoder import OVERSAMPLE
 from ..perception.video import Clip, read_clip
 from .llm import load_tokenizer
 from .model import ForetellForConditionalGeneration, Lora, load
@@ -141,8 +142,7 @@ class Foretell:
 
     def read(self, path: str | Path, until: float | None = None) -> Clip:
         """The frames of a video file that the encoder is shown, up to `until` seconds. Raises VideoError."""
-        # Four times the encoder's side leaves the resize enough to average, and keeps a 4000x3000 video small.
-        size = 4 * self.model.config.vision_config.crop_size
+        size = OVERSAMPLE * self.model.config.vision_config.crop_size
         return read_clip(path, rate=self.rate, count=self.frames, until=until, size=size)
 
     def answer(self, clip: Frames, question: str, options: Sequence[str] | None = None) -> Answer:
@@ -178,11 +178,11 @@ class Foretell:
 
     def ask(self, question: str, options: Sequence[str] | None = None) -> Asked:
         """Check a question and turn it into tokens. Raises ValueError as `answer` does."""
-        _check_text("the question", question)
+        check_text("the question", question)
         if options is None and is_yes_no(question):
             options = YES_NO
         prompt = self.processor.prompt_ids(question)
-        answers = [self.processor.answer_ids(text) for text in _distinct(options)] if options is not None else []
+        answers = [self.processor.answer_ids(text) for text in distinct(options)] if options is not None else []
         _check_length("the question has", len(prompt))
         _check_length("the options together have", sum(map(len, answers)))
         return Asked(prompt, None if options is None else tuple(options), answers)
@@ -333,13 +333,13 @@ def _drain(pieces: Generator[str, None, Answer]) -> Answer:
             return answer
 
 
-def _distinct(options: Sequence[str]) -> list[str]:
+def distinct(options: Sequence[str]) -> list[str]:
     """The options as they are scored. Raises ValueError where they are empty, repeated or fewer than two."""
     if isinstance(options, str) or len(options) < 2:
         raise ValueError(f"options must be a list of two or more, got {options!r}: leave them out for an open question")
     seen: dict[str, str] = {}
     for place, option in enumerate(options, start=1):
-        _check_text(f"option {place}", option)
+        check_text(f"option {place}", option)
         text = answer_text(option)
         if text in seen:
             raise ValueError(f"options {seen[text]!r} and {option!r} are the same answer: give each once")
@@ -347,7 +347,8 @@ def _distinct(options: Sequence[str]) -> list[str]:
     return list(seen)
 
 
-def _check_text(what: str, text: object) -> None:
+def check_text(what: str, text: object) -> None:
+    """Raises ValueError for what is no text, or says nothing; `what` names it."""
     if not isinstance(text, str):
         raise ValueError(f"{what} must be text, got {text!r}")
     if not answer_text(text):

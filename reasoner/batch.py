@@ -92,16 +92,16 @@ def _entry(line: bytes, number: int, folder: Path) -> Entry:
         return Entry(None, error=f"line {number}: not JSON: {error}")
     if not isinstance(row, dict):
         return Entry(None, error=f"line {number}: not a JSON object: write {{...}} with id, video and question")
-    name = row.get("id") if _is_name(row.get("id")) else None
-    for problem in _problems(row):
+    name = row.get("id") if is_name(row.get("id")) else None
+    for problem in problems(row):
         return Entry(name, error=f"line {number}: {problem}")
     options = None if row.get("options") is None else tuple(row["options"])
     return Entry(name, folder / row["video"], row["question"], options, row.get("until"))
 
 
-def _problems(row: Row) -> Iterator[str]:
+def problems(row: Row) -> Iterator[str]:
     """What is wrong with the fields of a row; what is wrong with a question or a video is found when it is asked."""
-    if not _is_name(row.get("id")):
+    if not is_name(row.get("id")):
         yield f"id must be a text or a whole number, got {row.get('id')!r}"
     for name in ("video", "question"):
         if not isinstance(row.get(name), str):
@@ -113,7 +113,8 @@ def _problems(row: Row) -> Iterator[str]:
         yield f"until must be a number of seconds, 0 or more, got {until!r}"
 
 
-def _is_name(value: object) -> bool:
+def is_name(value: object) -> bool:
+    """Whether something can be the id of a row: a whole number, or text without control characters."""
     return type(value) is int or (isinstance(value, str) and value.isprintable())
 
 
@@ -122,7 +123,7 @@ def _previous(out: Path, entries: Sequence[Entry]) -> dict[int, Row]:
     places = {entry.id: place for place, entry in enumerate(entries) if entry.error is None}
     rows: dict[int, Row] = {}
     for row in _whole_rows(out):
-        if row.get("error", "") is None and _is_name(row.get("id")) and row["id"] in places:
+        if row.get("error", "") is None and is_name(row.get("id")) and row["id"] in places:
             rows[places[row["id"]]] = row
         elif not row.get("error"):
             raise ValueError(f"{out}: holds more than answers to these questions: name another file with --out")
