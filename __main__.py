@@ -19,6 +19,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from .eval.doctor import Check
     from .reasoner.answer import Answer
+    from .train.pairs import Report
 
 R = TypeVar("R")
 
@@ -211,12 +212,21 @@ def pretrain(
     _tell({"encoder": str(encoder), "recipe": asdict(chosen)}, f"encoder and predictor: {encoder}", as_json)
 
 
-@app.command(epilog="Example: foretell train nano --data worlds/train --val worlds/val --out runs/nano")
+@app.command(
+    epilog="Example: foretell train nano --data worlds/train --data mine.jsonl:0.5 --val val.jsonl --out runs/a"
+)
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="nano, nano_no_imagination or tiny (seconds).")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Worlds to train on.")],
-    val: Annotated[Path, typer.Option(metavar="DIR", help="Other worlds, to validate and calibrate on.")],
-    out: Out,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SET[:WEIGHT]", help="Worlds, or paired data: .jsonl, .json, .parquet, folder; repeatable."
+        ),
+    ],
+    val: Annotated[Path | None, typer.Option(metavar="SET", help="Another set, to validate and calibrate on.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for checkpoints, logs and the result.")
+    ] = None,
     encoder: Encoder = None,
     llm: Annotated[
         str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the embedded one.")
@@ -227,17 +237,34 @@ def train(
         typer.Option(metavar="DIR", help="Go on from this model's bridge and LoRA, or from a lora folder alone."),
     ] = None,
     settings: Set = None,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of a set that may be set aside.")] = 0.05,
+    check_data: Annotated[
+        bool, typer.Option("--check-data", help="Only read the data, and say what is wrong.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a bridge and a LoRA on frozen features. Run again, it goes on from the newest checkpoint in --out."""
-    from .reasoner.answer import NANO
-    from .train import fit
+    """Train a bridge and a LoRA on frozen features. Run again, it goes on from the newest checkpoint in --out.
+
+    With --check-data the exit status is 1 where too much of a set cannot be used, 2 where nothing of it could be read.
+    """
+    from .train.pairs import Source
     from .train.recipes import RECIPES
 
     chosen = _recipe(RECIPES, recipe, settings)
-    model = fit.run(data, val, encoder or NANO / "encoder", out, chosen, llm, features, init=init)
+    sources = [Source.parse(one) for one in data]
+    if check_data:
+        paths = [one.path for one in sources] + ([] if val is None else [val])
+        raise typer.Exit(_check_data(paths, out, features, max_bad, as_json))
+    if val is None or out is None:
+        raise ValueError("training needs --val and --out; only --check-data does without")
+    from .reasoner.answer import NANO
+    from .train import fit
+
+    model = fit.run(sources, val, encoder or NANO / "encoder", out, chosen, llm, features, init=init, max_bad=max_bad)
+    aside = fit.told(model).get("set_aside", 0)
     told = f"model: {model}; ask it with `foretell ask VIDEO QUESTION --model {model}`"
-    _tell({"model": str(model), "recipe": asdict(chosen)}, told, as_json)
+    told += f"\n{aside} samples were set aside: {out / 'quarantine.jsonl'}" if aside else ""
+    _tell({"model": str(model), "recipe": asdict(chosen), "set_aside": aside}, told, as_json)
 
 
 @evaluate.command(epilog="Example: foretell eval exam worlds/test --out runs/exam.json --train worlds/train")
@@ -406,6 +433,37 @@ def _certainty(answer: "Answer") -> str:
     sure = "too unsure to rely on" if answer.abstained else "sure enough to answer"
     shown, duration = answer.evidence["shown"], answer.evidence["duration"]
     return f"confidence {answer.confidence:.0%} ({sure}); shown: up to {shown:.2f} s of {duration:.2f} s"
+
+
+def _check_data(paths: Sequence[Path], out: Path | None, features: Path | None, max_bad: float, as_json: bool) -> int:
+    """Read sets of paired data and tell what is wrong with them; returns the exit status."""
+    from tempfile import TemporaryDirectory
+
+    from .train.pairs import check
+
+    with TemporaryDirectory() as scratch:
+        kept = features or (Path(scratch) if out is None else out / "features")
+        reports = check(paths, kept / "videos", None if out is None else out / "quarantine.jsonl")
+    status = max(one.status(max_bad) for one in reports)
+    sets = [asdict(one) for one in reports]
+    _tell({"usable": status == 0, "max_bad": max_bad, "sets": sets}, _inventory(reports, max_bad), as_json)
+    return status
+
+
+def _inventory(reports: Sequence["Report"], max_bad: float) -> Group:
+    """A column a set, and below it what was wrong in each, the most frequent reasons first."""
+    table = Table("", *(Column(one.set, justify="right", overflow="fold") for one in reports), box=None)
+    table.add_row("", *(Text(*(("broken", "red") if one.status(max_bad) else ("ok", "green"))) for one in reports))
+    for name in ("samples", "questions", "videos", "bad", "answer_median", "answer_longest"):
+        unit = " (characters)" if name.startswith("answer") else ""
+        table.add_row(name.replace("_", ", ") + unit, *(f"{getattr(one, name):,}" for one in reports))
+    table.add_row("yes/no questions", *(f"{one.yes_no:.0%}" for one in reports))
+    table.add_row("of which yes", *("-" if one.yes is None else f"{one.yes:.0%}" for one in reports))
+    faults = [Table("bad", f"reason, in {one.set}", box=None) for one in reports if one.bad]
+    for found, one in zip(faults, (one for one in reports if one.bad), strict=True):
+        for reason, count in list(one.reasons.items())[:8]:
+            found.add_row(f"{count:,}", reason)
+    return Group(table, *faults)
 
 
 def _diagnosis(checks: Sequence["Check"]) -> Table:

@@ -17,6 +17,7 @@ from foretell.__main__ import _fields, _parsed, _recipe, app, main
 from foretell.perception.video import Clip, VideoError
 from foretell.reasoner.answer import Answer, Foretell
 from foretell.reasoner.batch import Counts
+from foretell.train.pairs import Source
 from foretell.train.recipes import ENCODERS, RECIPES, tiny
 
 COMMANDS = {
@@ -26,7 +27,7 @@ COMMANDS = {
     "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
-    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --json",
+    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval surprise": "DATA --out --model --json",
@@ -316,8 +317,8 @@ def test_help_names_every_recipe(command: str) -> None:
 def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given: list[Any] = []
 
-    def run(*arguments: Any, init: Path | None) -> Path:
-        given.extend([*arguments, init])
+    def run(*arguments: Any, **options: Any) -> Path:
+        given.extend([*arguments, options])
         return tmp_path / "model"
 
     monkeypatch.setattr("foretell.train.fit.run", run)
@@ -326,6 +327,8 @@ def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "tiny",
         "--data",
         "a",
+        "--data",
+        "b.json:0.5",
         "--val",
         "b",
         "--out",
@@ -339,7 +342,8 @@ def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "--json",
     ]
     assert main(asked) == 0
-    assert given == [Path("a"), Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, Path("e")]
+    sources, options = [Source(Path("a")), Source(Path("b.json"), 0.5)], {"init": Path("e"), "max_bad": 0.05}
+    assert given == [sources, Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, options]
     told = json.loads(capsys.readouterr().out)
     assert (told["model"], told["recipe"]["seed"]) == (str(tmp_path / "model"), 4)
 

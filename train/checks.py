@@ -4,11 +4,12 @@ The caller switches the model to evaluation.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from ..reasoner.answer import Foretell
+from ..reasoner.answer import YES_NO, Asked, Calibration, Foretell, answer_text
 from ..reasoner.calibration import abstention_threshold, fit_temperature
 from ..reasoner.model import ForetellForConditionalGeneration
 from .data import Row, Split
@@ -17,19 +18,25 @@ from .facts import MISSING, OUTCOMES, SLOTS, WORDS
 
 @torch.no_grad()
 def check_words(model: ForetellForConditionalGeneration, split: Split) -> dict[str, float]:
-    """Validation of the slots: balanced accuracy of each scenario's outcome, accuracy of all words, of each slot's."""
+    """Validation of the slots: balanced accuracy of each scenario's outcome, accuracy of all words, of each slot's.
+
+    Nothing where no world tells facts about the clips.
+    """
+    if not len(split.known):
+        return {}
     said = []
-    for start in range(0, len(split.keys), 64):
-        pooled = model.bridge.read(*_features(model, split, split.keys[start : start + 64]))
+    keys, scenarios = ([values[n] for n in split.known] for values in (split.keys, split.scenarios))
+    for start in range(0, len(keys), 64):
+        pooled = model.bridge.read(*_features(model, split, keys[start : start + 64]))
         said.append(model.bridge.said(pooled).cpu())
-    logits, words = torch.cat(said), split.targets.words  # [N, S, W], [N, S]
+    logits, words = torch.cat(said), split.targets.words[split.known]  # [N, S, W], [N, S]
     right, known = logits.argmax(-1) == words, words != MISSING
     scores = {"val_words": float(right[known].float().mean())}
     scores |= {f"val_slot/{slot}": float(right[known[:, s], s].float().mean()) for s, slot in enumerate(SLOTS)}
     place = list(SLOTS).index("outcome")
     for scenario, pair in OUTCOMES.items():
         false, true = (WORDS.index(word) for word in pair)
-        mine = torch.tensor([name == scenario for name in split.scenarios])
+        mine = torch.tensor([name == scenario for name in scenarios])
         guess, truth = logits[mine, place, true] > logits[mine, place, false], words[mine, place] == true
         scores[f"val_{scenario}"] = float(
             torch.stack([(guess == truth)[truth == t].float().mean() for t in (False, True)]).mean()
@@ -47,32 +54,56 @@ def _features(
 
 @torch.no_grad()
 def check_answers(model: Foretell, split: Split, clips: int = 96) -> dict[str, float]:
-    """Validation through the language model on the first clips: accuracy by kind, of predictions by type."""
+    """Validation through the language model on the first clips: accuracy by kind, of predictions by type.
+
+    Open questions count in val_open_loss, the mean cross-entropy a token of their answers.
+    """
     right: dict[str, list[bool]] = {}
-    for row, score in score_rows(model, split, split.questions[:clips]):
+    losses: list[float] = []
+    for row, score in score_rows(model, split, split.asked(clips)):
+        if row["options"] is None:
+            losses += [-score[0]]
+            continue
         hit = row["options"][int(np.argmax(score))] == row["answer"]
-        for name in (row["kind"], *((f"{row['scenario']}_{row['type']}",) if row["kind"] == "predictive" else ())):
+        typed = row["kind"] == "predictive" and "type" in row
+        for name in (row["kind"], *((f"{row['scenario']}_{row['type']}",) if typed else ())):
             right.setdefault(f"val_{name}", []).append(hit)
-    return {name: float(np.mean(values)) for name, values in right.items()}
+    found = {name: float(np.mean(values)) for name, values in right.items()}
+    return found | ({"val_open_loss": float(np.mean(losses))} if losses else {})
 
 
 def score_rows(
     model: Foretell, split: Split, questions: list[list[Row]], together: int = 8
 ) -> Iterator[tuple[Row, list[float]]]:
-    """Questions with options, given by clip (row of the split), each with the score of each of its options."""
+    """Questions, given by clip (row of the split), each with the score of each of its options, or of its own answer."""
     asked = [n for n, rows in enumerate(questions) if rows]
     for start in range(0, len(asked), together):
         rows = asked[start : start + together]
-        prompts = [[model.ask(q["question"], q["options"]) for q in questions[n]] for n in rows]
+        prompts = [[asked_of(model, question) for question in questions[n]] for n in rows]
         scores = model.score(prompts, *_features(model.model, split, [split.keys[n] for n in rows]))
         for n, clip in zip(rows, scores, strict=True):
             yield from zip(questions[n], clip, strict=True)
 
 
+def asked_of(model: Foretell, row: Row) -> Asked:
+    """A question as `ask` puts it; an open one with its own answer in the place of options."""
+    if row["options"] is not None:
+        return model.ask(row["question"], row["options"])
+    answer: str = row["answer"]
+    return Asked(
+        model.processor.prompt_ids(row["question"]), (answer,), [model.processor.answer_ids(answer_text(answer))]
+    )
+
+
 def calibrate(model: Foretell, split: Split, clips: int) -> dict[str, float]:
-    """Temperature and abstention threshold (90% of the answers given are right) on yes/no questions of validation."""
-    closed = [[row for row in rows if row["options"] == ["yes", "no"]] for rows in split.questions[:clips]]
+    """Temperature and abstention threshold (90% of the answers given are right) on yes/no questions of validation.
+
+    Without such questions nothing is changed and nothing abstains.
+    """
+    closed = [[row for row in rows if row["options"] == [*YES_NO]] for rows in split.asked(clips)]
     scored = list(score_rows(model, split, closed))
+    if not scored:
+        return asdict(Calibration())
     scores = np.array([score for _, score in scored])  # [N, 2]
     truth = [row["options"].index(row["answer"]) for row, _ in scored]
     temperature = fit_temperature(list(scores), truth)

@@ -1,10 +1,12 @@
 """Paired data on disk to what training reads: decoded frames, questions, facts."""
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from torch import nn
 
-from ..bridge.cache import FeatureCache, build, encoder_digest, feature_key, file_digest
-from ..perception.encoder import VJEPA2World
-from ..perception.video import frame_grid
-from .facts import Targets
+from ..bridge.cache import FeatureCache, Frames, build, encoder_digest, feature_key, file_digest
+from ..perception.encoder import OVERSAMPLE, VJEPA2World
+from ..perception.video import VideoError, frame_grid, read_clip
+from .facts import MISSING, Targets
 from .learner import train_dtype
+from .pairs import Excerpt, Quarantine, by_excerpt, progress, read_samples, readable, with_faults
 from .worlds.questions import family
 
 Row = dict[str, Any]
@@ -92,13 +95,6 @@ def mirrored_question(row: Row) -> Row:
     return {**row, "answer": SIDES.get(row["answer"], row["answer"])} if row["type"] == "direction" else row
 
 
-def _progress(steps: Iterator[int], total: int, what: str) -> Iterator[int]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(steps, what, total=total, console=Console(stderr=True)))
-
-
 def _decode(path: Path, reformatter: VideoReformatter) -> NDArray[np.uint8]:
     """One thread and one reformatter: threads made anew for every 64x64 frame cost 40 times the decoding."""
     with av.open(str(path)) as container:
@@ -115,7 +111,7 @@ def _decode_all(root: Path, clips: list[Row], target: Path) -> None:
     draft = target.with_suffix(".tmp")
     frames = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
     digests, reformatter = [], VideoReformatter()
-    for row in _progress(iter(range(len(clips))), len(clips), "decode"):
+    for row in progress(range(len(clips)), len(clips), "decode"):
         path = root / clips[row]["video"]
         frames[row] = _decode(path, reformatter)
         digests.append(file_digest(path))
@@ -142,13 +138,14 @@ def load_clips(data: Path, listing: str = "clips.jsonl") -> Packed:
     return Packed(data, clips, frames, times, index, json.loads((data / "digests.json").read_text()))
 
 
-def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[FeatureCache, list[str]]:
-    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip.
+def live_encoder(encoder: VJEPA2World) -> VJEPA2World:
+    """A copy that computes in `train_dtype`: bf16 where it is native, twice as fast for an error below one per cent."""
+    return VJEPA2World(nn.Module.to(deepcopy(encoder.model), train_dtype()), encoder.taps, encoder.rate)
 
-    They are computed in `train_dtype`: bf16 where it is native, twice as fast for an error below one per cent.
-    """
-    live = nn.Module.to(deepcopy(encoder.model), train_dtype())
-    encoder = VJEPA2World(live, encoder.taps, encoder.rate)
+
+def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[FeatureCache, list[str]]:
+    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip."""
+    encoder = live_encoder(encoder)
     name = encoder_digest(encoder)
     untils = [clip["until"] for clip in packed.clips]
     keys = [
@@ -159,9 +156,38 @@ def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[
         encoder,
         keys,
         lambda row: packed.shown(row, untils[row], encoder.rate, encoder.frames),
-        track=lambda steps, total: _progress(steps, total, "features"),
+        track=partial(progress, what="features"),
     )
     return cache, keys
+
+
+def cache_videos(
+    excerpts: Sequence[Excerpt], encoder: VJEPA2World, folder: Path
+) -> tuple[FeatureCache, dict[Excerpt, str], dict[Excerpt, str]]:
+    """The features of what users' videos show, read safely; returns the cache, the keys of the excerpts that can be
+    shown, and of all others the reason why not."""
+    encoder = live_encoder(encoder)
+    name, digest = encoder_digest(encoder), cache(file_digest)
+    keys: dict[Excerpt, str] = {}
+    unseen: dict[Excerpt, str] = {}
+    for video, until in progress(excerpts, len(excerpts), "digests"):
+        try:
+            keys[video, until] = feature_key(digest(video), until, name)
+        except VideoError as error:
+            unseen[video, until] = error.reason
+    known, size = list(keys), OVERSAMPLE * encoder.size
+
+    def read(place: int) -> Frames | None:
+        video, until = known[place]
+        try:
+            return read_clip(video, rate=encoder.rate, count=encoder.frames, until=until, size=size).frames
+        except VideoError as error:
+            unseen[video, until] = error.reason
+            return None
+
+    track = partial(progress, what="features")
+    stored = build(folder, encoder, list(keys.values()), read, track=track, readers=os.cpu_count() or 1)
+    return stored, {one: key for one, key in keys.items() if one not in unseen}, unseen
 
 
 def with_families(packed: Packed, grouped: list[list[Row]]) -> list[list[Row]]:
@@ -185,7 +211,12 @@ def questions_by_clip(packed: Packed) -> list[list[Row]]:
 
 @dataclass(frozen=True)
 class Split:
-    """One worlds folder ready for training: features by key, what the bridge should know, questions; clip by clip."""
+    """Data ready for training: features by key, what the bridge should know, questions; clip by clip.
+
+    A clip that cannot be shown has the key "" and a question that was set aside is an empty row: both keep their
+    places, so that what is drawn beside them is the same with and without them. odds: how often each clip is drawn
+    against the others (None: all alike).
+    """
 
     videos: list[str]
     scenarios: list[str]
@@ -193,12 +224,14 @@ class Split:
     keys: list[str]
     targets: Targets
     questions: list[list[Row]]
+    odds: NDArray[np.float64] | None = None
 
     @classmethod
     def open(
         cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, families: bool = False
     ) -> "Split":
-        """mirror: each clip a second time, as a mirror shows it in another light. families: more of each question."""
+        """A worlds folder. mirror: each clip a second time, as a mirror shows it in another light. families: more of
+        each question."""
         packed = load_clips(data)
         views = [packed, packed.mirror()] if mirror else [packed]
         clips = [clip for view in views for clip in view.clips]
@@ -207,3 +240,58 @@ class Split:
         questions = [rows for view, each in asked for rows in (with_families(view, each) if families else each)]
         videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
         return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)
+
+    @classmethod
+    def pairs(cls, data: Path, encoder: VJEPA2World, features: Path, quarantine: Quarantine) -> "Split":
+        """A set of a user's paired data, of whose clips nothing is known but questions (pairs.read_samples)."""
+        samples = read_samples(data, features / "videos")
+        quarantine.hold(samples)
+        stored, keys, unseen = cache_videos(readable(samples), encoder, features)
+        samples = with_faults(samples, unseen)
+        quarantine.hold(samples)
+        clips = by_excerpt(samples)
+        return cls(
+            videos=[str(clip[0].video) for clip in clips],
+            scenarios=[clip[0].scenario or "" for clip in clips],
+            cache=stored,
+            keys=[keys.get(clip[0].excerpt, "") for clip in clips],
+            targets=Targets.unknown(len(clips)),
+            questions=[[row for one in clip for row in one.rows] for clip in clips],
+        )
+
+    @classmethod
+    def mix(cls, splits: Sequence["Split"], weights: Sequence[float]) -> "Split":
+        """Several as one, on one cache; a clip of each is drawn as often as its weight says."""
+        odds = np.concatenate([np.full(len(one.keys), weight) for one, weight in zip(splits, weights, strict=True)])
+        return cls(
+            [video for one in splits for video in one.videos],
+            [scenario for one in splits for scenario in one.scenarios],
+            FeatureCache.open(splits[0].cache.folder),
+            [key for one in splits for key in one.keys],
+            Targets.join([one.targets for one in splits]),
+            [rows for one in splits for rows in one.questions],
+            None if len(set(weights)) == 1 else odds,
+        )
+
+    @cached_property
+    def asked_about(self) -> NDArray[np.int64]:
+        """The clips with questions."""
+        return np.flatnonzero([bool(rows) for rows in self.questions])
+
+    @cached_property
+    def known(self) -> NDArray[np.int64]:
+        """The clips of which a world tells facts."""
+        return np.flatnonzero((self.targets.words != MISSING).any(1).numpy())
+
+    def shown(self, count: int) -> list[str]:
+        """The keys of the first clips that can be shown."""
+        return [key for key in self.keys if key][:count]
+
+    def asked(self, count: int) -> list[list[Row]]:
+        """The questions of the first clips."""
+        return [[row for row in rows if row] for rows in self.questions[:count]]
+
+    def draw(self, rng: np.random.Generator, clips: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """So many of these clips, each at most once; all of them where there are fewer."""
+        odds = None if self.odds is None else self.odds[clips] / self.odds[clips].sum()
+        return rng.choice(clips, min(count, len(clips)), replace=False, p=odds)

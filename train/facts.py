@@ -162,6 +162,18 @@ class Targets:
         places = [[told.get(colour, nowhere) for colour in COLOURS] for told in map(places_of, clips)]
         return cls(torch.tensor(words), torch.tensor(classes), torch.tensor(places, dtype=torch.float32))
 
+    @classmethod
+    def unknown(cls, count: int) -> "Targets":
+        """Of clips that no world tells anything about."""
+        places = torch.full((count, len(COLOURS), 2 + 2 * len(AHEAD)), torch.nan)
+        return cls(torch.full((count, len(SLOTS)), MISSING), torch.full((count, len(MEASURES)), MISSING), places)
+
+    @classmethod
+    def join(cls, parts: Sequence["Targets"]) -> "Targets":
+        """Of several sets of clips, one after the other."""
+        words, classes, places = zip(*((one.words, one.classes, one.places) for one in parts), strict=True)
+        return cls(torch.cat(words), torch.cat(classes), torch.cat(places))
+
     def batch(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> dict[str, Tensor]:
         """The targets of some clips, by name."""
         return {"words": self.words[rows], "classes": self.classes[rows], "places": self.places[rows]}
@@ -205,5 +217,6 @@ class FactHeads(nn.Module):
         there = ~places.isnan()
         return {
             "measures": torch.stack(each).sum() / (classes != MISSING).sum().clamp_min(1),
-            "places": F.smooth_l1_loss(told[there], places[there], beta=0.05),
+            "places": F.smooth_l1_loss(told[there], places[there], beta=0.05, reduction="sum")
+            / there.sum().clamp_min(1),
         }

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -34,6 +34,7 @@ from .checks import calibrate, check_answers, check_words
 from .data import Row, Split
 from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, slot_words, word_loss
 from .learner import train_dtype
+from .pairs import Quarantine, Source, is_worlds
 from .pretrain import Log, differences, machine, plain, prefetched, progress_bar
 from .recipes import TRAINABLE, FitRecipe, Stage
 
@@ -135,26 +136,36 @@ class Prompts:
 
 
 def draw_questions(rng: np.random.Generator, rows: list[Row], most: int) -> list[Row]:
-    """At most so many questions of a clip, in any order."""
-    return [rows[int(i)] for i in rng.permutation(len(rows))[:most]]
+    """At most so many questions of a clip, in any order; those that were set aside are drawn and left out."""
+    return [rows[int(i)] for i in rng.permutation(len(rows))[:most] if rows[int(i)]]
 
 
 def draw_batch(
     step: int, stage: Stage, split: Split, prompts: Prompts, recipe: FitRecipe, rank: int, ranks: int
 ) -> Batch:
-    """The batch of a step for one rank: a function of seed, step and rank, so that resuming needs no data position."""
+    """The batch of a step for one rank: a function of seed, step and rank, so that resuming needs no data position.
+
+    Everything is drawn for all ranks and then shared out. What was set aside is drawn as well and then left out, so
+    that all others are drawn as they would be beside it; empty where that leaves less than a clip a rank.
+    """
     rng = np.random.default_rng([recipe.seed, step])
-    usable = np.flatnonzero([bool(rows) for rows in split.questions]) if stage.questions else np.arange(len(split.keys))
-    asked = rng.choice(usable, stage.batch, replace=False)[rank::ranks]
-    extra = rng.choice(len(split.keys), stage.extra, replace=False)[rank::ranks]
+    asked = split.draw(rng, split.asked_about if stage.questions else split.known, stage.batch)
+    extra = split.draw(rng, split.known, stage.extra)
     told = asked[rng.random(len(asked)) < stage.told]
     packs: list[Pack] = []
     if stage.questions:
-        each = [prompts.pack(draw_questions(rng, split.questions[row], stage.questions)) for row in asked]
+        drawn = [draw_questions(rng, split.questions[row], stage.questions) for row in asked]
+        kept = [place for place, rows in enumerate(drawn) if rows]
+        if len(kept) < ranks:
+            return {}
+        kept = kept[rank::ranks]
+        each = [prompts.pack(drawn[place]) for place in kept]
         shared = level([len(one.ids) for one in each], -(-len(each) // TOGETHER))
         packs = [join([each[place] for place in places]) for places in shared]
-        asked = asked[[place for places in shared for place in places]]  # videos fill the rows in their order
-    rows = np.concatenate([asked, extra])
+        asked = asked[kept][[place for places in shared for place in places]]  # videos fill the rows in their order
+    else:
+        asked = asked[rank::ranks]
+    rows = np.concatenate([asked, extra[rank::ranks]])
     features, imagined = split.cache.rows([split.keys[row] for row in rows])
     batch: Batch = {"features": features, "imagined": imagined if recipe.imagined_tokens else None}
     batch |= split.targets.batch(rows)
@@ -259,12 +270,15 @@ class Run:
             for step, batch in batches:
                 values = self._step(module, optimizer, step, to_device(batch, self.accelerator.device), stage)
                 schedule.step()
-                bar.update(task, completed=step + 1, description=f"{name} loss {values['loss']:.3f}")
+                label = f"{name} loss {values['loss']:.3f}" if values else None
+                bar.update(task, completed=step + 1, description=label)
                 self.seconds[name] = time.monotonic() - began
                 self._after(step + 1, name, folder, optimizer, schedule, values, log)
         self.trainee = self.accelerator.unwrap_model(module)
 
     def _step(self, module: nn.Module, optimizer: Any, step: int, batch: Batch, stage: Stage) -> dict[str, float]:
+        if not batch:  # all that was drawn was set aside
+            return {}
         parts = compute(module, batch, stage)
         self.accelerator.backward(parts["loss"])
         norm = self.accelerator.clip_grad_norm_(
@@ -394,7 +408,7 @@ def _fitting(mine: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def run(
-    data: Path,
+    data: Path | Sequence[Source],
     val: Path,
     encoder: str | Path,
     out: Path,
@@ -403,44 +417,69 @@ def run(
     features: Path | None = None,
     stages: tuple[str, ...] | None = None,
     init: Path | None = None,
+    max_bad: float = 0.05,
 ) -> Path:
-    """Train a bridge and a LoRA on a worlds folder; returns `out/model`, a folder that `ask --model` takes.
+    """Train a bridge and a LoRA; returns `out/model`, a folder that `ask --model` takes.
 
-    encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model folder
-    whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not fit is
-    told on stderr. Resumes by itself.
-    Raises ValueError for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
+    data: a worlds folder, a set of paired data (pairs.py), or several of them with weights; val: one more to validate
+    on. encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model
+    folder whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not
+    fit is told on stderr. max_bad: the share of a set's samples that may be set aside, into out/quarantine.jsonl.
+    Resumes by itself. Raises ValueError for data or a folder that does not fit, FloatingPointError at the first
+    non-finite loss.
     """
     accelerator = Accelerator()
-    world = VJEPA2World.from_pretrained(encoder)
-    train = Split.open(data, world, features or out / "features", recipe.mirror, families=True)
-    held_out = Split.open(val, world, features or out / "features")
+    world, folder = VJEPA2World.from_pretrained(encoder), features or out / "features"
+    quarantine = Quarantine(out / "quarantine.jsonl" if accelerator.is_main_process else None, max_bad)
+    sources = [Source(data)] if isinstance(data, Path) else data
+    sets = [open_set(one.path, world, folder, quarantine, recipe) for one in sources]
+    train, held_out = Split.mix(sets, [one.weight for one in sources]), open_set(val, world, folder, quarantine)
     trainee, processor = build(recipe, world, llm)
-    seen, imagined = statistics(train.cache, train.keys[:512])
+    seen, imagined = statistics(train.cache, [key for one in sets for key in one.shown(-(-512 // len(sets)))])
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
     if init is not None and (fresh := start_from(trainee.model, init)):
         print(f"not in {init}, or of another shape there, so starting afresh: {', '.join(fresh)}", file=sys.stderr)
     trainee.to(accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
-    for name in stages or tuple(recipe.stages):
+    for name in teachable(recipe, stages or tuple(recipe.stages), train):
         job.stage(name)
-    return report(job, history(Path(encoder), init))
+    return report(job, {**history(Path(encoder), init), "set_aside": quarantine.count})
+
+
+def open_set(
+    path: Path, world: VJEPA2World, features: Path, quarantine: Quarantine, recipe: FitRecipe | None = None
+) -> Split:
+    """A worlds folder or a user's paired data; with a recipe as training sees it, else as validation does."""
+    if is_worlds(path):
+        mirror = recipe is not None and recipe.mirror
+        return Split.open(path, world, features, mirror, families=recipe is not None)
+    return Split.pairs(path, world, features, quarantine)
+
+
+def teachable(recipe: FitRecipe, stages: tuple[str, ...], split: Split) -> tuple[str, ...]:
+    """The stages that this data can teach: those without questions learn from a world's facts alone."""
+    kept = tuple(name for name in stages if len(split.known) or recipe.stages[name].questions)
+    if left := [name for name in stages if name not in kept]:
+        print(f"no set tells facts as worlds do, so left out: {', '.join(left)}; --init goes on from a bridge that "
+              "was warmed up", file=sys.stderr)  # fmt: skip
+    return kept
 
 
 def history(encoder: Path, init: Path | None) -> dict[str, Any]:
     """How the encoder came to be, as its folder or the model folder around it tells, and the model gone on from."""
-    around = _told(encoder.parent)
-    found = {"encoder": _told(encoder) or around.get("encoder", {})}
+    around = told(encoder.parent)
+    found = {"encoder": told(encoder) or around.get("encoder", {})}
     if init is not None:
         found["init"] = {
             k: v
-            for k, v in (_told(init) or _told(init.parent)).items()
+            for k, v in (told(init) or told(init.parent)).items()
             if k in ("train_clips", "machine", "wall_seconds")
         }
     return {name: facts for name, facts in found.items() if facts}
 
 
-def _told(folder: Path) -> dict[str, Any]:
+def told(folder: Path) -> dict[str, Any]:
+    """What a model's folder tells of its training; empty where it tells nothing."""
     path = folder / "training.json"
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return facts
@@ -454,7 +493,7 @@ def report(job: Run, before: dict[str, Any]) -> Path:
     fitted = calibrate(Foretell(load(folder), job.processor), job.val, clips=400)
     (folder / "calibration.json").write_text(json.dumps(fitted) + "\n")
     facts = before | {
-        "train_clips": len(set(job.train.videos)),
+        "train_clips": len({video for video, key in zip(job.train.videos, job.train.keys, strict=True) if key}),
         "machine": machine(),
         "recipe": asdict(job.recipe),
         "wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()},
