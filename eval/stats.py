@@ -80,14 +80,18 @@ def balanced_accuracy(right: ArrayLike, truth: Sequence[str]) -> Statistic:
 
 
 def auroc(score: ArrayLike, positive: ArrayLike) -> Statistic:
-    """How often a positive scores higher than a negative, ties half: the area under the ROC curve."""
-    value, is_positive = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
-    above = value[is_positive][:, None] - value[~is_positive]
-    beats = (np.sign(above) + 1) / 2  # [P, Q]
+    """How often a positive scores higher than a negative, ties one half: the area under the ROC curve.
+
+    As sklearn's `roc_auc_score` with sample weights (Hanley & McNeil 1982). A resample without one of both has 1/2.
+    """
+    stated, is_positive = np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool)
+    above, below = stated[is_positive], stated[~is_positive]
+    wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)  # [P, N]
 
     def statistic(weights: Floats) -> Floats:
-        positives, negatives = weights[:, is_positive], weights[:, ~is_positive]
-        area: Floats = ((positives @ beats) * negatives).sum(1) / (positives.sum(1) * negatives.sum(1))
+        won = (weights[:, is_positive] @ wins * weights[:, ~is_positive]).sum(1)
+        pairs = weights[:, is_positive].sum(1) * weights[:, ~is_positive].sum(1)
+        area: Floats = np.divide(won, pairs, out=np.full_like(won, 0.5), where=pairs > 0)
         return area
 
     return statistic

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, brier_score_loss
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score
 
 from foretell.eval.stats import (
     Statistic,
     aurc,
+    auroc,
     balanced_accuracy,
     brier,
     ece,
@@ -28,6 +29,15 @@ def own(n: int) -> list[str]:
 
 def test_accuracy_is_the_share_of_rights() -> None:
     assert value(mean_of([1, 1, 1, 0]), 4) == 0.75
+
+
+def test_auroc_is_sklearns_weights_included() -> None:
+    random = np.random.default_rng(0)
+    positive, score = random.integers(2, size=40), random.integers(6, size=40)  # many ties
+    weights = random.integers(4, size=(3, 40)).astype(float)
+    expected = [roc_auc_score(positive, score, sample_weight=row) for row in weights]
+    assert auroc(score, positive)(weights).tolist() == pytest.approx(expected)
+    assert auroc(score, positive)(positive[None].astype(float)).tolist() == [0.5]
 
 
 def test_always_yes_scores_one_half_balanced_however_many_are_yes() -> None:
