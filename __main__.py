@@ -16,6 +16,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from .eval.benchmarks import NAMES
+
 if TYPE_CHECKING:
     from .eval.doctor import Check
     from .reasoner.answer import Answer
@@ -372,6 +374,36 @@ def eval_surprise(
     command = shlex.join(["foretell", *context.obj])
     found = room.run(model, data, out, command=command, track=lambda steps: iter(follow(steps)))
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
+
+
+def _benchmark(name: str) -> Callable[..., None]:
+    """The command of one public benchmark."""
+
+    def command(
+        context: typer.Context,
+        data: Annotated[Path, typer.Option(metavar="DIR", help="Its data, laid out as its authors do.")],
+        out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a line for every item.")],
+        model: Model = None,
+        limit: Annotated[int | None, typer.Option(help="About so many items, whole scenes; left out: all.")] = None,
+        controls: Annotated[bool, typer.Option(help="Also score what needs no video, or no model.")] = True,
+        as_json: Json = False,
+    ) -> None:
+        from .eval.benchmarks.run import run
+        from .eval.report import metric_table
+
+        called = shlex.join(["foretell", *context.obj])
+        found = run(name, data, model, out, limit=limit, controls=controls, command=called)
+        _tell(found, f"{metric_table(found)}\n\nfigures: {out}", as_json)
+
+    return command
+
+
+for _name in NAMES:
+    evaluate.command(
+        _name,
+        help=f"Put a model to the public benchmark {_name}, whose data you bring; write the official figures.",
+        epilog=f"Example: foretell eval {_name} --data {_name} --out runs/{_name}.json",
+    )(_benchmark(_name))
 
 
 @app.command(epilog="Example: foretell doctor --json")

@@ -161,7 +161,7 @@ def _sample(taker: Taker, row: Row, given: Row) -> Row:
     return {
         "taker": taker.name,
         "mark": taker.mark,
-        **{key: row[key] for key in kept},
+        **{key: row[key] for key in kept if key in row},
         "truth": row["answer"],
         "answer": best,
         "right": best == row["answer"],
@@ -171,10 +171,20 @@ def _sample(taker: Taker, row: Row, given: Row) -> Row:
     }
 
 
+class Marked(Protocol):
+    """Whose rows those of a per-sample file are."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def mark(self) -> str: ...
+
+
 class Samples:
     """The per-sample file: one JSON line a question and taker, appended as answers come."""
 
-    def __init__(self, path: Path, takers: Iterable[Taker]) -> None:
+    def __init__(self, path: Path, takers: Iterable[Marked]) -> None:
         """Keep the rows of these takers under these marks; drop others, and a last line that was cut off."""
         self.path = path
         marks = {(taker.name, taker.mark) for taker in takers}

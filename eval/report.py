@@ -3,7 +3,8 @@
     python -m foretell.eval.report README.md reasoner/nano/README.md            write them anew, plots included
     python -m foretell.eval.report --check README.md reasoner/nano/README.md    exit 1 where one differs
 
-A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. A README beside a training.json
+A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`; the block called benchmarks is
+about the public ones, from their descriptions and from the results named after them. A README beside a training.json
 is a model card, made whole from that file and the results named after its folder.
 """
 
@@ -18,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from .benchmarks.shape import Benchmark, Cited
+
 RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
+BENCHMARK_BLOCK = "benchmarks"
 MODEL = "foretell"
 COLOURS = ("#0072B2", "#999999", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe & Ito: told apart by everyone
 TITLES = {MODEL: "Foretell", "blind": "blind (text only)", "mean features": "mean features"}
@@ -60,9 +64,13 @@ def _title(taker: str) -> str:
 
 
 def _score_cells(row: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
-    figures = [row["takers"][taker] for taker in takers]
+    return [row["metric"], *_figure_cells(row["takers"], takers)]
+
+
+def _figure_cells(by_taker: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
+    figures = [by_taker[taker] for taker in takers]
     chance = f"{100 * figures[0]['chance']:.1f}"
-    return [row["metric"], f"{figures[0]['n']:,}", chance, *(_percent(figure) for figure in figures)]
+    return [f"{figures[0]['n']:,}", chance, *(_percent(figure) for figure in figures)]
 
 
 def headline_table(found: Results) -> str:
@@ -110,6 +118,42 @@ def provenance(found: Results) -> str:
     )
 
 
+def metric_table(found: Results) -> str:
+    """The figures of a public benchmark in percent, each control beside the model."""
+    takers = list(next(iter(found["figures"].values())))
+    rows = ([label, *_figure_cells(figures, takers)] for label, figures in found["figures"].items())
+    return _table(["metric", "n", "chance", *map(_title, takers)], rows)
+
+
+def benchmark_table() -> str:
+    """What is known of every public benchmark, and our figure where its results are here."""
+    rows = ([b.title, b.protocol, f"{100 * b.chance:.1f}", _cited(b.humans), _cited(b.best), _ours(b)] for b in _all())
+    return _table(["benchmark", "protocol", "chance", "humans", "best published", "Foretell"], rows)
+
+
+def _all() -> "Iterable[Benchmark]":
+    from .benchmarks.catalogue import BENCHMARKS
+
+    return BENCHMARKS.values()
+
+
+def _cited(score: "Cited | None") -> str:
+    return f"{score.score} ({score.source})" if score else "none verified"
+
+
+def _ours(benchmark: "Benchmark") -> str:
+    """The headline figure, or how to get it."""
+    if not (RESULTS / f"{benchmark.name}.json").is_file():
+        return f"bring the data: `foretell eval {benchmark.name}`"
+    found = results(benchmark.name)
+    return f"{_percent(found['figures'][benchmark.headline][MODEL])}{'' if found['data']['whole'] else ', a part'}"
+
+
+def block(name: str) -> str:
+    """What stands between the markers called `name`."""
+    return benchmark_table() if name == BENCHMARK_BLOCK else tables(results(name))
+
+
 def tables(found: Results) -> str:
     """What a README shows between its markers."""
     parts = [headline_table(found), calibration_table(found), abstention_line(found), provenance(found)]
@@ -123,7 +167,7 @@ def rewritten(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if not BLOCK.search(text):
         raise ValueError(f"{path} holds no <!-- figures:begin NAME --> ... <!-- figures:end --> to fill")
-    return BLOCK.sub(lambda found: f"{found[1]}{tables(results(found['name']))}\n{found[3]}", text)
+    return BLOCK.sub(lambda found: f"{found[1]}{block(found['name'])}\n{found[3]}", text)
 
 
 def stale(paths: Iterable[Path]) -> list[Path]:
@@ -287,7 +331,8 @@ def _risk(axes: "Axes", found: Results) -> None:
 def _named(paths: Iterable[Path]) -> set[str]:
     """The results that these files show."""
     cards = {path.parent.resolve().name for path in paths if (path.parent / "training.json").is_file()}
-    return cards | {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
+    blocks = {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
+    return cards | blocks - {BENCHMARK_BLOCK}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

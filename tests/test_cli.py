@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from foretell.__main__ import _fields, _parsed, _recipe, app, main
+from foretell.eval.benchmarks import NAMES
 from foretell.perception.video import Clip, VideoError
 from foretell.reasoner.answer import Answer, Foretell
 from foretell.reasoner.batch import Counts
@@ -31,6 +32,8 @@ COMMANDS = {
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval surprise": "DATA --out --model --json",
+    **{f"eval {name}": "--data --out --model --limit --controls --no-controls --json" for name in NAMES},
+    "bench": "DATA --val --test --runs --out --quick --json",
     "doctor": "--json",
 }
 QUESTION = "Will the tower fall?"
