@@ -2,8 +2,7 @@
 
 Answers go through the exam's machinery (per-sample file, resuming). Controls of answers: *blind*, a text-only guesser
 that learned from the other folds of the benchmark (left out where there are fewer scenes than folds), and *mean
-features*, the model shown the average of the benchmark's videos.
-Control of surprise: *pixel change*.
+features*, the model shown the average of the benchmark's videos. Control of surprise: *pixel change*.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...perception.video import Clip, read_clip
+from ...perception.video import Clip
 from .. import exam
 from ..controls import Blind, MeanFeatures
 from ..record import mark, provenance, rounded, write
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from ...reasoner.answer import Foretell
 
 FOLDS = 5
-SIZE = 1024  # pixels
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,35 @@ def limited(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [row for scene in exam.chosen(list(scenes.values()), limit) for row in scene]
 
 
-def look(model: exam.Model, folder: Path, row: Row) -> Clip:
-    """The frames that a row shows. The longer side is capped far above what encoders see."""
+def look(model: "Foretell", folder: Path, row: Row) -> Clip:
+    """The frames that a row shows."""
     with filmed(folder / row["video"]) as path:
-        return read_clip(path, rate=model.rate, count=model.frames, until=row["until"], size=SIZE)
+        return model.read(path, row["until"])
 
 
-def watching(model: exam.Model, folder: Path) -> exam.Answers:
-    """Answers of a model that is shown the videos."""
+def answering(model: exam.Model, see: Callable[[Row], Clip]) -> exam.Answers:
+    """Answers of a model to what it sees."""
 
     def answers(group: exam.Group) -> list[Row]:
-        asked = [(row["question"], row["options"]) for row in group]
-        given = model.answer_many(look(model, folder, group[0]), asked)
+        given = model.answer_many(see(group[0]), [(row["question"], row["options"]) for row in group])
         return [{"probabilities": answer.probabilities, "abstained": answer.abstained} for answer in given]
 
     return answers
+
+
+def watching(source: str | Path, folder: Path) -> exam.Answers:
+    """Answers of a model that is shown the videos."""
+    model = exam.load_model(source)
+    return answering(model, lambda row: look(model, folder, row))
+
+
+def averaging(source: str | Path, folder: Path, rows: Sequence[Row]) -> exam.Answers:
+    """Answers of the model that is shown the mean of MEAN_CLIPS of the benchmark's videos: no label is in it."""
+    model, groups = exam.load_model(source), exam.by_frames(rows)
+    picked = np.random.default_rng(0).permutation(len(groups))[: exam.MEAN_CLIPS]
+    control = MeanFeatures.of(model, (look(model, folder, groups[place][0]) for place in picked))
+    one = look(model, folder, rows[0])  # it answers the same whatever it sees
+    return answering(control, lambda row: one)
 
 
 def cross_fitted(rows: Sequence[Row]) -> exam.Answers:
@@ -76,23 +88,13 @@ def cross_fitted(rows: Sequence[Row]) -> exam.Answers:
     return lambda group: [{"probabilities": odds[row["id"]], "abstained": False} for row in group]
 
 
-def _average(model: "Foretell", folder: Path, groups: Sequence[exam.Group]) -> MeanFeatures:
-    """The model shown the mean of at most MEAN_CLIPS of the benchmark's own looks: no label is in it."""
-    picked = np.random.default_rng(0).permutation(len(groups))[: exam.MEAN_CLIPS]
-    return MeanFeatures.of(model, (look(model, folder, groups[place][0]) for place in picked))
-
-
-def _takers(model: str | Path, folder: Path, rows: Sequence[Row], data: str, controls: bool) -> Iterator[exam.Taker]:
-    groups = exam.by_frames(rows)
-    yield exam.Taker(exam.MODEL, mark(model, data), lambda: watching(exam.load_model(model), folder))
+def _takers(source: str | Path, folder: Path, rows: Sequence[Row], data: str, controls: bool) -> Iterator[exam.Taker]:
+    yield exam.Taker(exam.MODEL, mark(source, data), lambda: watching(source, folder))
+    if controls and len({row["scene"] for row in rows}) >= FOLDS:
+        yield exam.Taker("blind", mark("blind", data), lambda: cross_fitted(rows))
     if controls:
-        if len({row["scene"] for row in rows}) >= FOLDS:
-            yield exam.Taker("blind", mark("blind", data), lambda: cross_fitted(rows))
-        yield exam.Taker(
-            "mean features",
-            mark("mean features", model, data),
-            lambda: watching(_average(exam.load_model(model), folder, groups), folder),
-        )
+        mean_mark = mark("mean features", source, data)
+        yield exam.Taker("mean features", mean_mark, lambda: averaging(source, folder, rows))
 
 
 def _answered(
