@@ -12,12 +12,13 @@ from PIL import Image
 
 from foretell.__main__ import main
 from foretell.eval import exam, report
-from foretell.eval.benchmarks import NAMES, watch
+from foretell.eval.benchmarks import NAMES
 from foretell.eval.benchmarks import run as room
 from foretell.eval.benchmarks.catalogue import BENCHMARKS
 from foretell.eval.benchmarks.clevrer import CLEVRER
 from foretell.eval.benchmarks.run import run
 from foretell.eval.benchmarks.watch import filmed, pixel_change, surprise_of, whole
+from foretell.eval.surprise import open_watcher, watch_video
 from foretell.perception.encoder import tiny_config
 from foretell.perception.video import read_clip
 
@@ -483,20 +484,12 @@ def save_encoder(folder: Path) -> Path:
     return folder
 
 
-def test_surprise_is_the_mean_over_all_windows(tmp_path: Path, tiny_video: Path) -> None:
-    import torch
-
-    from foretell.perception.encoder import VJEPA2World, normalise, resize
-    from foretell.perception.predictor import surprise
-
-    folder = save_encoder(tmp_path / "model" / "encoder")
-    world = VJEPA2World.from_pretrained(folder)
-    frames = resize(torch.from_numpy(whole(tiny_video, world.rate, world.frames, 4 * world.size)), world.size)
-    starts = range(0, len(frames) - world.frames + 1, watch.STRIDE)
-    windows = torch.stack([frames[start : start + world.frames] for start in starts])
-    expected = float(surprise(world.model, normalise(windows)).mean())
-    assert len(windows) > 1
+def test_surprise_is_that_of_foretell_surprise(tmp_path: Path, tiny_video: Path) -> None:
+    save_encoder(tmp_path / "model" / "encoder")
+    expected = watch_video(tiny_video, open_watcher(tmp_path / "model")).told()["average"]
     assert surprise_of(tmp_path / "model")(tiny_video) == pytest.approx(expected, rel=1e-5)
+    still = write_video(tmp_path / "still.mp4", np.zeros((16, 16, 16, 3), np.uint8))
+    assert surprise_of(tmp_path / "model")(still) != pytest.approx(expected, rel=1e-3)
 
 
 # --- the whole way

@@ -4,21 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...perception.video import read_clip
-
-if TYPE_CHECKING:
-    from ...perception.encoder import VJEPA2World
+from ..surprise import open_watcher, watch_video
 
 Surprise = Callable[[Path], float]
 PICTURES = {".png", ".jpg", ".jpeg"}
 RATE = 8.0  # of a single picture: any will do
-STRIDE = 2  # frames between windows (jepa-intuitive-physics, default_intphys.yaml: stride_sliding_window)
-AT_ONCE = 12  # windows in a forward pass
 
 
 @contextmanager
@@ -70,32 +65,12 @@ def whole(path: Path, rate: float, least: int, size: int) -> NDArray[np.uint8]:
 
 
 def surprise_of(model: str | Path) -> Surprise:
-    """The mean surprise of a model's predictor over all windows of a video, every STRIDE frames.
+    """The mean surprise of a model over all windows and contexts of a video (surprise.watch_video).
 
-    model: a Foretell model's folder, or the folder or hub id of a V-JEPA 2 encoder with its predictor.
+    model: as `foretell surprise` takes it.
     """
-    import torch
-
-    from ...perception.encoder import VJEPA2World
-
-    own = Path(model) / "encoder"
-    encoder = VJEPA2World.from_pretrained(own if own.is_dir() else model)
-    if torch.cuda.is_available():
-        encoder.to("cuda")
-    return lambda path: _mean_surprise(encoder, whole(path, encoder.rate, encoder.frames, 4 * encoder.size))
-
-
-def _mean_surprise(encoder: "VJEPA2World", frames: NDArray[np.uint8]) -> float:
-    import torch
-
-    from ...perception.encoder import normalise, resize
-    from ...perception.predictor import surprise
-
-    small = resize(torch.from_numpy(frames), encoder.size).to(encoder.model.device)
-    windows = small.unfold(0, encoder.frames, STRIDE).movedim(-1, 1)  # [W, T, S, S, 3]
-    with torch.no_grad():
-        found = [surprise(encoder.model, normalise(some)) for some in windows.split(AT_ONCE)]  # of [w, t]
-    return float(torch.cat(found).mean())
+    watcher = open_watcher(model)
+    return lambda path: float(watch_video(path, watcher).told()["average"])
 
 
 def pixel_change(path: Path) -> float:
