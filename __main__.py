@@ -1,6 +1,7 @@
 """The command line: thin, each command imports its room late so that --help and bad use cost nothing."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -173,21 +174,27 @@ def worlds(
     _tell(summary, f"{made.clips} clips and {told} in {made.out}", as_json)
 
 
-@app.command(epilog="Example: foretell features worlds/train --encoder facebook/vjepa2-vitl-fpc64-256")
-def features(
+@app.command("features", epilog="Example: foretell features worlds/train --encoder facebook/vjepa2-vitl-fpc64-256")
+def build_features(
     data: Data,
     encoder: Encoder = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The cache; left out: DATA/features.")] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Also of each clip's mirror image, for recipes that learn from it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compute the frozen world features of clips once, for `foretell train --features`."""
+    """Compute the frozen world features of clips once, for `foretell train --features`. Any number of processes may do
+    it at once, on one machine or many that share DIR (`accelerate launch -m foretell features ...`): they share the
+    work. Stopped, it goes on where it was."""
     from .perception.encoder import VJEPA2World
     from .reasoner.answer import NANO
     from .train.data import cache_features, load_clips
 
     out = out or data / "features"
-    _, keys = cache_features(load_clips(data), VJEPA2World.from_pretrained(encoder or NANO / "encoder"), out)
-    _tell({"out": str(out), "clips": len(keys)}, f"features of {len(keys)} clips in {out}", as_json)
+    packed, world = load_clips(data), VJEPA2World.from_pretrained(encoder or NANO / "encoder")
+    count = sum(len(cache_features(view, world, out)[1]) for view in packed.views(mirror))
+    _tell({"out": str(out), "clips": count}, f"features of {count} clips in {out}", as_json)
 
 
 @app.command(epilog="Example: foretell pretrain nano --data worlds/train --out runs/encoder --set steps=40000")
@@ -509,7 +516,10 @@ def _diagnosis(checks: Sequence["Check"]) -> Table:
 
 
 def _tell(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
-    """The result of a command on stdout, as one line of JSON or for people; all else goes to stderr."""
+    """The result of a command on stdout, as one line of JSON or for people; all else goes to stderr. Of several ranks
+    one tells it."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:

@@ -2,15 +2,20 @@
 
 A key says which video (its bytes), which frames were shown (`until`), which encoder (weights, taps, rate) and how
 frames were made into its input; change one and the features are computed anew. A shard appears by one rename, so a
-build can be stopped at any moment and goes on where it was.
+build can be stopped at any moment and goes on where it was; any number of processes may build one cache at once.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -65,15 +70,19 @@ class FeatureCache:
 
     folder: Path
     place: dict[str, tuple[Path, int]]
+    shards: frozenset[Path] = frozenset()
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureCache":
         """Whatever shards are whole already."""
-        place: dict[str, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("shard-*.json")):
-            shard = path.with_suffix(".safetensors")
-            place |= {key: (shard, row) for row, key in enumerate(json.loads(path.read_text(encoding="utf-8")))}
-        return cls(folder, place)
+        return cls(folder, {}).grown()
+
+    def grown(self) -> "FeatureCache":
+        """With the shards that became whole since."""
+        new = sorted(set(self.folder.glob("shard-*.json")) - self.shards)
+        held = {path.with_suffix(".safetensors"): json.loads(path.read_text(encoding="utf-8")) for path in new}
+        place = {key: (shard, row) for shard, keys in held.items() for row, key in enumerate(keys)}
+        return FeatureCache(self.folder, self.place | place, self.shards.union(new)) if new else self
 
     def __contains__(self, key: str) -> bool:
         return key in self.place
@@ -89,14 +98,56 @@ class FeatureCache:
             return file.get_slice("features")[row], file.get_slice("imagined")[row]
 
 
-def _write(folder: Path, keys: Sequence[str], features: Tensor, imagined: Tensor) -> None:
-    """The tensors first, then their keys: a shard without its keys does not count."""
-    stem = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-    data, names = folder / f"shard-{stem}.safetensors", folder / f"shard-{stem}.json"
-    save_file({"features": features.half(), "imagined": imagined.half()}, data.with_suffix(".tmp"))
-    data.with_suffix(".tmp").replace(data)
-    names.with_suffix(".draft").write_text(json.dumps(list(keys)), encoding="utf-8")
-    names.with_suffix(".draft").replace(names)
+@contextmanager
+def claim(lock: IO[Any], name: str, wait: bool) -> Iterator[bool]:
+    """Whether this process alone may do the work called `name` (hexadecimal) while the block runs.
+
+    wait: until whoever does it is done or dead, and so always True. A claim is one locked byte of the open file `lock`:
+    the kernel gives up those of a killed process, and NFS carries them between machines. Threads share their claims.
+    """
+    place = int(name[:15], 16)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(lock, fcntl.LOCK_UN, 1, place)
+
+
+def _name(keys: Sequence[str]) -> str:
+    return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+
+
+def _write(folder: Path, claimed: str, keys: Sequence[str], features: Tensor, imagined: Tensor) -> None:
+    """The tensors first, then their keys: a shard without its keys does not count. claimed: names the drafts."""
+    draft, target = folder / f".draft-{claimed}", folder / f"shard-{_name(keys)}.safetensors"
+    save_file({"features": features, "imagined": imagined}, draft)
+    _publish(draft, target)
+    draft.write_text(json.dumps(list(keys)), encoding="utf-8")
+    _publish(draft, target.with_suffix(".json"))
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Put a draft in its place once its bytes are on disk."""
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(target)
+
+
+def _compute(
+    encoder: VJEPA2World, shown: Callable[[Sequence[int]], Sequence[Frames | None]], rows: Sequence[int], batch: int
+) -> tuple[list[int], list[Tensor]]:
+    """Features and imagined features, in half precision, of those of the rows that can be shown: [n, N, C], [n, M, D]."""
+    found: list[int] = []
+    parts: list[list[Tensor]] = []
+    for some in (rows[start : start + batch] for start in range(0, len(rows), batch)):
+        frames = {i: clip for i, clip in zip(some, shown(some), strict=True) if clip is not None}
+        found += frames
+        parts += [[part.half().cpu() for part in watch(encoder, list(frames.values()))]] if frames else []
+    return found, [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def build(
@@ -108,22 +159,32 @@ def build(
     track: Callable[[Iterator[int], int], Iterator[int]] | None = None,
     readers: int = 1,
 ) -> FeatureCache:
-    """Compute what is missing. read(i): the shown frames [T, H, W, 3] of keys[i], None where there are none to be had
-    (its key stays missing); so many readers at once; track wraps shards in progress."""
+    """Compute what is missing; processes that are given the same keys share the work, and each returns a whole cache.
+
+    read(i): the shown frames [T, H, W, 3] of keys[i], None where there are none to be had (its key stays missing); so
+    many readers at once; track wraps the shards in progress.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     cache = FeatureCache.open(folder)
-    missing = [i for i, key in enumerate(keys) if key not in cache]
-    starts = range(0, len(missing), SHARD)
-    with ThreadPoolExecutor(readers) as pool:
-        for start in track(iter(starts), len(starts)) if track else starts:
-            chosen, found, parts = missing[start : start + SHARD], [], []
-            for some in (chosen[b : b + batch] for b in range(0, len(chosen), batch)):
-                shown = {i: frames for i, frames in zip(some, pool.map(read, some), strict=True) if frames is not None}
-                found += [keys[i] for i in shown]
-                parts += [watch(encoder, list(shown.values()))] if shown else []
-            if found:
-                _write(folder, found, *(torch.cat(column) for column in zip(*parts, strict=True)))
-    return FeatureCache.open(folder)
+    groups = [range(start, min(start + SHARD, len(keys))) for start in range(0, len(keys), SHARD)]
+    missing = [group for group in groups if any(keys[i] not in cache for i in group)]
+    turns = track(iter(range(len(missing))), len(missing)) if track else range(len(missing))
+    # First what nobody else is at, then what others were at: it is there by now, or they were killed.
+    rounds = chain(((missing[turn], False) for turn in turns), ((group, True) for group in missing))
+    tried: set[range] = set()
+    with (folder / ".claims").open("a") as lock, ThreadPoolExecutor(readers) as pool:
+        for group, wait in rounds:
+            name = _name([keys[i] for i in group])
+            with claim(lock, name, wait) as mine:
+                cache = cache.grown()
+                rows = [i for i in group if keys[i] not in cache]
+                if not mine or not rows or group in tried:
+                    continue
+                tried.add(group)
+                found, tensors = _compute(encoder, lambda some: list(pool.map(read, some)), rows, batch)
+                if found:
+                    _write(folder, name, [keys[i] for i in found], *tensors)
+    return cache.grown()
 
 
 def statistics(cache: FeatureCache, keys: Sequence[str]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

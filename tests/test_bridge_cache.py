@@ -1,5 +1,7 @@
 """Claims about the feature cache: exact up to its precision, resumable, keyed by all it depends on."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,71 @@ def test_a_half_built_cache_goes_on_where_it_was(
 
     whole = build(tmp_path, encoder, keys, noted)
     assert read == [2, 3, 4] and set(whole.place) == set(keys)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from transformers import VJEPA2Model
+from foretell.bridge import cache
+from foretell.perception.encoder import VJEPA2World, tiny_config
+
+cache.SHARD = 2
+torch.manual_seed(0)
+encoder = VJEPA2World(VJEPA2Model(tiny_config()).eval())
+keys = [f"k{i}" for i in range(12)]
+
+def read(i):
+    print(i, flush=True)
+    if sys.argv[2] == "stuck":
+        sys.stdin.read()
+    return np.random.default_rng(i).integers(0, 255, (encoder.frames, 20, 24, 3), dtype=np.uint8)
+
+assert set(cache.build(Path(sys.argv[1]), encoder, keys, read).place) == set(keys)
+"""
+
+
+def test_processes_share_the_work_and_one_that_is_killed_costs_only_its_shard(
+    tmp_path: Path, encoder: VJEPA2World
+) -> None:
+    def writer(kind: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITER, str(tmp_path), kind]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with writer("stuck") as stuck:
+        assert stuck.stdout is not None and stuck.stdout.readline() == "0\n"
+        with writer("free") as free:
+            assert free.stdout is not None
+            others = [int(free.stdout.readline()) for _ in range(10)]
+            half = FeatureCache.open(tmp_path)
+            stuck.kill()
+            rest, _ = free.communicate()
+    assert others == list(range(2, 12)) and half.rows(["k2", "k3"])[0].shape[0] == 2 and "k0" not in half
+    assert (free.returncode, rest.split()) == (0, ["0", "1"])
+    frames = [np.random.default_rng(i).integers(0, 255, (encoder.frames, 20, 24, 3), dtype=np.uint8) for i in (0, 11)]
+    stored = FeatureCache.open(tmp_path).rows(["k0", "k11"])
+    assert torch.allclose(stored[0], watch(encoder, frames)[0], rtol=2e-3, atol=2e-3)
+
+
+HOLDER = """
+import fcntl, sys, time
+with open(sys.argv[1], "a") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX, 1, 0xAB)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_claim_is_exclusive_and_ends_with_its_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as held, (tmp_path / "lock").open("a") as lock:
+        assert held.stdout is not None and held.stdout.readline() == "held\n"
+        with cache.claim(lock, "ab", wait=False) as mine, cache.claim(lock, "ac", wait=False) as free:
+            assert (mine, free) == (False, True)
+        held.kill()
+        with cache.claim(lock, "ab", wait=True) as mine:
+            assert mine
 
 
 def test_the_key_names_video_until_and_encoder(encoder: VJEPA2World) -> None:

@@ -26,7 +26,7 @@ COMMANDS = {
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
     "surprise": "VIDEO --model --until --context --window --save-plot --json",
     "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
-    "features": "DATA --encoder --out --json",
+    "features": "DATA --encoder --out --mirror --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",

@@ -16,11 +16,11 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from torch import nn
 
-from ..bridge.cache import FeatureCache, Frames, build, encoder_digest, feature_key, file_digest
+from ..bridge.cache import FeatureCache, Frames, build, claim, encoder_digest, feature_key, file_digest
 from ..perception.encoder import OVERSAMPLE, VJEPA2World
 from ..perception.video import VideoError, frame_grid, read_clip
 from .facts import MISSING, Targets
-from .learner import train_dtype
+from .learner import train_device, train_dtype
 from .pairs import Excerpt, Quarantine, by_excerpt, progress, read_samples, readable, with_faults
 from .worlds.questions import family
 
@@ -65,6 +65,10 @@ class Packed:
     def mirror(self) -> "Packed":
         """The same worlds in a mirror and in another light: as many clips again for the bridge to learn from."""
         return replace(self, clips=[mirrored_clip(clip) for clip in self.clips], mirrored=True)
+
+    def views(self, mirror: bool) -> list["Packed"]:
+        """The worlds as they are, and in a mirror where that is wanted."""
+        return [self, self.mirror()] if mirror else [self]
 
 
 def relit(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -121,7 +125,7 @@ def _decode_all(root: Path, clips: list[Row], target: Path) -> None:
 
 
 def load_clips(data: Path, listing: str = "clips.jsonl") -> Packed:
-    """A folder that `foretell worlds` wrote; its clips are decoded into frames.npy at the first call.
+    """A folder that `foretell worlds` wrote; one process decodes its clips into frames.npy at the first call.
 
     listing: the file that names them, violations.jsonl where they are quadruplets.
     """
@@ -131,7 +135,9 @@ def load_clips(data: Path, listing: str = "clips.jsonl") -> Packed:
     clips = read_rows(data / listing)
     target = data / "frames.npy"
     if not target.exists():
-        _decode_all(data, clips, target)
+        with (data / ".claims").open("a") as lock, claim(lock, "0", wait=True):
+            if not target.exists():
+                _decode_all(data, clips, target)
     frames = np.load(target, mmap_mode="r", allow_pickle=False)
     times = np.arange(clips[0]["frames"]) / clips[0]["fps"]
     index = {clip["video"]: row for row, clip in enumerate(clips)}
@@ -140,11 +146,15 @@ def load_clips(data: Path, listing: str = "clips.jsonl") -> Packed:
 
 def live_encoder(encoder: VJEPA2World) -> VJEPA2World:
     """A copy that computes in `train_dtype`: bf16 where it is native, twice as fast for an error below one per cent."""
-    return VJEPA2World(nn.Module.to(deepcopy(encoder.model), train_dtype()), encoder.taps, encoder.rate)
+    live = nn.Module.to(deepcopy(encoder.model), train_device(), train_dtype())
+    return VJEPA2World(live, encoder.taps, encoder.rate)
 
 
 def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[FeatureCache, list[str]]:
-    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip."""
+    """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip.
+
+    Ranks, and any other processes that do this at once, share the work.
+    """
     encoder = live_encoder(encoder)
     name = encoder_digest(encoder)
     untils = [clip["until"] for clip in packed.clips]
@@ -232,8 +242,7 @@ class Split:
     ) -> "Split":
         """A worlds folder. mirror: each clip a second time, as a mirror shows it in another light. families: more of
         each question."""
-        packed = load_clips(data)
-        views = [packed, packed.mirror()] if mirror else [packed]
+        views = load_clips(data).views(mirror)
         clips = [clip for view in views for clip in view.clips]
         keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
         asked = [(view, questions_by_clip(view)) for view in views]

@@ -320,8 +320,9 @@ def watched(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The steps, with a bar on stderr."""
-    return iter(track(steps, what, total=total, console=Console(stderr=True)))
+    """The steps, with a bar on stderr; of several ranks one shows it."""
+    alone = os.environ.get("RANK", "0") == "0"
+    return iter(track(steps, what, total=total, console=Console(stderr=True), disable=not alone))
 
 
 def _unseen(excerpt: Excerpt) -> str | None:
