@@ -250,9 +250,11 @@ def train(
     check_data: Annotated[
         bool, typer.Option("--check-data", help="Only read the data, and say what is wrong.")
     ] = False,
+    shard: Annotated[bool, typer.Option("--shard", help="Several ranks share the weights, not only the work.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a bridge and a LoRA on frozen features. Run again, it goes on from the newest checkpoint in --out.
+    """Train a bridge and a LoRA on frozen features. Run again, it goes on from the newest checkpoint in --out, also on
+    another number of ranks: `accelerate launch --config_file train/ddp.yaml -m foretell train ...` starts several.
 
     With --check-data the exit status is 1 where too much of a set cannot be used, 2 where nothing of it could be read.
     """
@@ -269,7 +271,9 @@ def train(
     from .reasoner.answer import NANO
     from .train import fit
 
-    model = fit.run(sources, val, encoder or NANO / "encoder", out, chosen, llm, features, init=init, max_bad=max_bad)
+    model = fit.run(
+        sources, val, encoder or NANO / "encoder", out, chosen, llm, features, init=init, max_bad=max_bad, sharded=shard
+    )
     aside = fit.told(model).get("set_aside", 0)
     told = f"model: {model}; ask it with `foretell ask VIDEO QUESTION --model {model}`"
     told += f"\n{aside} samples were set aside: {out / 'quarantine.jsonl'}" if aside else ""

@@ -140,7 +140,7 @@ def _publish(draft: Path, target: Path) -> None:
 def _compute(
     encoder: VJEPA2World, shown: Callable[[Sequence[int]], Sequence[Frames | None]], rows: Sequence[int], batch: int
 ) -> tuple[list[int], list[Tensor]]:
-    """Features and imagined features, in half precision, of those of the rows that can be shown: [n, N, C], [n, M, D]."""
+    """The rows that can be shown, with their features in half precision: [n, N, C], imagined ones [n, M, D]."""
     found: list[int] = []
     parts: list[list[Tensor]] = []
     for some in (rows[start : start + batch] for start in range(0, len(rows), batch)):

@@ -28,7 +28,7 @@ COMMANDS = {
     "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --mirror --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
-    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --json",
+    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --shard --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval surprise": "DATA --out --model --json",

@@ -1,12 +1,17 @@
 """Claims about checkpoints: whole or absent, whatever kills the writer, and what comes back is what went in."""
 
+import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +100,53 @@ def test_a_failed_save_leaves_the_previous_ones(tmp_path: Path, monkeypatch: pyt
     found = latest(tmp_path)
     assert found is not None
     assert found.step == 3
+
+
+def failing(function: Callable[..., Any], calls: list[None], last: int) -> Callable[..., Any]:
+    """The function, whose `last`-th call, counted over all that share `calls`, finds the disk full."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == last:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(*arguments, **options)
+
+    return call
+
+
+def test_whichever_write_fails_a_whole_checkpoint_stays(tmp_path: Path) -> None:
+    failed, last = 0, 0
+    while failed == last:
+        last += 1
+        folder, calls = tmp_path / str(last), list[None]()
+        save(folder, 3, one(3), {"value": 3}, keep=1)
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in ((checkpoint, "save_file"), (checkpoint, "sync"), (tempfile, "mkdtemp")):
+                patch.setattr(owner, name, failing(getattr(owner, name), calls, last))
+            for name in ("write_text", "rename"):
+                patch.setattr(Path, name, failing(getattr(Path, name), calls, last))
+            with suppress(OSError):
+                save(folder, 4, one(4), {"value": 4}, keep=1)
+        failed += len(calls) == last
+        assert whole_value(folder) in (3, 4)
+        assert not list(folder.glob(f"{checkpoint.UNFINISHED}*"))
+        save(folder, 5, one(5), {"value": 5}, keep=1)
+        assert whole_value(folder) == 5 and names(folder) == ["step-00000005"]
+    assert failed == 9  # a folder, two files, three syncs, the rename, a sync, the rename of the old one
+
+
+@pytest.mark.parametrize("room", [0, 100, 5_000, 39_999])
+def test_a_disk_that_fills_up_amid_the_tensors_costs_only_the_new_checkpoint(tmp_path: Path, room: int) -> None:
+    weights = {"weight": torch.full((10_000,), 3.0)}
+    save(tmp_path, 3, weights, {"value": 3}, keep=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="earlier ones are whole"):
+            save(tmp_path, 4, weights, {"value": 4}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert whole_value(tmp_path) == 3 and names(tmp_path) == ["step-00000003"]
 
 
 def test_not_a_number_is_not_json(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM, VJEPA2Model
 
-from foretell.perception.encoder import VJEPA2World, tiny_config
+from foretell.perception.encoder import VJEPA2World
 from foretell.reasoner.answer import Foretell
+from foretell.reasoner.processing import ForetellProcessor, Pack
 from foretell.train import fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
 from foretell.train.facts import (
@@ -25,30 +25,25 @@ from foretell.train.facts import (
     measures_of,
     slot_words,
     word_loss,
+    word_weights,
     words_of,
 )
-from foretell.train.recipes import FitRecipe, tiny
-from foretell.train.worlds import generate
+from foretell.train.recipes import FitRecipe, Stage, tiny
 from foretell.train.worlds.questions import family
 from foretell.train.worlds.scene import COLOURS
 
-from .reasoner_tiny import tiny_text_config, tiny_tokenizer
+from .fit_lab import losses, make_lab
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world of 24 clips, an untrained encoder and an untrained language model on disk."""
-    root = tmp_path_factory.mktemp("lab")
-    generate(root / "data", 24, seed=50, progress=False)
-    torch.manual_seed(0)
-    VJEPA2Model(tiny_config()).save_pretrained(root / "encoder")
-    LlamaForCausalLM(tiny_text_config()).save_pretrained(root / "llm")
-    tiny_tokenizer().save_pretrained(root / "llm")
-    return root
+    return make_lab(tmp_path_factory.mktemp("lab"))
 
 
-def train(lab: Path, out: Path, recipe: FitRecipe) -> Path:
-    return fit.run(lab / "data", lab / "data", lab / "encoder", out, recipe, str(lab / "llm"), lab / "features")
+def train(lab: Path, out: Path, recipe: FitRecipe, stages: tuple[str, ...] | None = None) -> Path:
+    parts = lab / "data", lab / "data", lab / "encoder"
+    return fit.run(*parts, out, recipe, str(lab / "llm"), lab / "features", stages)
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +51,10 @@ def model(lab: Path) -> Path:
     return train(lab, lab / "run", tiny())
 
 
-def losses(out: Path) -> list[tuple[str, int, float]]:
-    return [
-        (stage, row["step"], row["loss"])
-        for stage in ("warm", "align", "tune")
-        for row in map(json.loads, (out / stage / "metrics.jsonl").read_text().splitlines())
-    ]
+def first_batch(split: Split, stage: Stage, processor: ForetellProcessor) -> fit.Batch:
+    """All of what a stage learns from in its first step."""
+    prompts = fit.Prompts(processor)
+    return fit.batch_of(fit.draw(0, stage, split, prompts, seed=0), slice(None), split, prompts, imagination=True)
 
 
 def test_the_result_answers_with_an_option_and_a_calibrated_confidence(lab: Path, model: Path) -> None:
@@ -97,10 +90,10 @@ def test_every_stage_changes_its_own_parts_only(lab: Path, model: Path) -> None:
 def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = fit.Run._step
 
-    def power_cut(self: fit.Run, module: object, optimizer: object, number: int, *rest: object) -> object:
+    def power_cut(self: fit.Run, optimizer: object, number: int, *rest: object) -> object:
         if number == 3:
             raise KeyboardInterrupt
-        return step(self, module, optimizer, number, *rest)  # type: ignore[arg-type]
+        return step(self, optimizer, number, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fit.Run, "_step", power_cut)
     with pytest.raises(KeyboardInterrupt):
@@ -129,7 +122,7 @@ def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pyte
         trainee, processor = fit.build(tiny(), world, str(lab / "llm"))
         fit.trained(trainee, "tune")
         stage = tiny().stages["tune"]
-        batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
+        batch = first_batch(split, stage, processor)
         loss = fit.compute(trainee, batch, stage)["loss"]
         loss.backward()
         assert {p.grad.dtype for p in trainee.parameters() if p.grad is not None} == {torch.float32}
@@ -146,7 +139,7 @@ def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monke
     found = {}
     for together in (1, 2, 5):
         monkeypatch.setattr(fit, "TOGETHER", together)
-        batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
+        batch = first_batch(split, stage, processor)
         assert len(batch["input_ids"]) == -(-5 // together)
         found[together] = fit.compute(trainee, batch, stage)["answers"].item()
     assert found[2] == pytest.approx(found[1], rel=1e-5) and found[5] == pytest.approx(found[1], rel=1e-5)
@@ -158,7 +151,7 @@ def test_a_share_of_the_clips_is_told_what_is_true(lab: Path) -> None:
     shares = {}
     for share in (0.0, 0.5, 1.0):
         stage = replace(tiny().stages["tune"], batch=16, told=share)
-        batch = fit.draw_batch(0, stage, split, fit.Prompts(processor), tiny(), 0, 1)
+        batch = first_batch(split, stage, processor)
         told, words = batch["told"], batch["words"][: batch["asked"]]
         assert ((told == words) | (told == MISSING)).all()
         shares[share] = (told != MISSING).any(1).float().mean().item()
@@ -170,10 +163,24 @@ def test_another_recipe_does_not_resume_a_run(lab: Path, model: Path) -> None:
         train(lab, lab / "run", replace(tiny(), seed=1))
 
 
-def test_a_non_finite_loss_stops_before_the_optimizer(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "answer_losses", lambda logits, one: logits.sum()[None] * float("nan"))
-    with pytest.raises(FloatingPointError, match=r"step 0: .*lower the lr"):
-        train(lab, lab / "nan", tiny())
+def test_a_non_finite_loss_stops_before_the_optimizer_and_names_its_clips(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def spoilt(logits: torch.Tensor, one: Pack) -> torch.Tensor:
+        calls.append(len(calls))
+        return answer_loss(logits, one) * (float("nan") if len(calls) in (2, 3, 4) else 1)
+
+    answer_loss = fit.answer_loss
+    monkeypatch.setattr(fit, "answer_loss", spoilt)
+    parted = replace(tiny(), accumulate=2)
+    named = r"clips/[a-z]+-\d+.mp4"
+    with pytest.raises(FloatingPointError, match=rf"step 0: .*answers is nan.*; clips: {named}; nothing of this step"):
+        train(lab, lab / "nan", parted, stages=("align",))
+    with pytest.raises(FloatingPointError, match=rf"step 0: .*; clips: {named}, {named}; .*lower lr"):
+        train(lab, lab / "nan", parted, stages=("align",))
+    assert not list((lab / "nan").rglob("step-*"))
 
 
 def test_words_are_read_off_the_metadata(lab: Path) -> None:
@@ -305,9 +312,10 @@ def test_the_outcome_counts_four_times() -> None:
         one = torch.full_like(words, MISSING)
         one[0, slot] = slot_words()[slot][0]
         words[0, slot] = slot_words()[slot][0]
-        apart.append(word_loss(said, one).item())
+        apart.append(word_loss(said, one).item() / word_weights(one).sum().item())
     assert apart[0] == pytest.approx(np.log(len(SLOTS["scene"])), rel=1e-5)
-    assert word_loss(said, words).item() == pytest.approx(0.2 * apart[0] + 0.8 * apart[1], rel=1e-5)
+    assert word_weights(words).sum() == 5
+    assert word_loss(said, words).item() / 5 == pytest.approx(0.2 * apart[0] + 0.8 * apart[1], rel=1e-5)
 
 
 def test_training_goes_on_from_an_earlier_bridge_where_its_parts_fit(lab: Path, model: Path, tmp_path: Path) -> None:

@@ -316,8 +316,8 @@ def test_a_step_that_drew_only_what_was_set_aside_learns_nothing(videos: Path, l
     split = mixed(videos, lab, [flat(), flat(1, answer="")], "half.jsonl")
     prompts = fit.Prompts(fit.build(tiny(), VJEPA2World.from_pretrained(lab / "encoder"), str(lab / "llm"))[1])
     stage = replace(tiny().stages["tune"], batch=1, extra=0)
-    batches = [fit.draw_batch(step, stage, split, prompts, tiny(), 0, 1) for step in range(12)]
-    assert {len(batch.get("features", [])) for batch in batches} == {0, 1}
+    draws = [fit.draw(step, stage, split, prompts, 0) for step in range(12)]
+    assert {(len(one.asked), len(one.questions), len(one.told)) for one in draws} == {(0, 0, 0), (1, 1, 1)}
 
 
 def test_weights_are_odds_of_a_clip(videos: Path, lab: Path) -> None:

@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from .shard import alike, whole
 
 TENSORS, STATE, UNFINISHED = "tensors.safetensors", "state.json", ".unfinished-"
 STEP = re.compile(r"step-(\d{8,})")
@@ -41,7 +44,8 @@ class Checkpoint:
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
     """Write `folder/step-…` so that a crash at any instant leaves the previous ones, and this one whole or absent.
 
-    The `keep` newest stay; older ones go only after this one is on disk. Raises ValueError where the step exists.
+    The `keep` newest stay; older ones go only after this one is on disk. Raises ValueError where the step exists,
+    OSError where the disk is full.
     """
     assert keep >= 1, keep
     final = folder / f"step-{step:08d}"
@@ -50,11 +54,18 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     folder.mkdir(parents=True, exist_ok=True)
     discard_unfinished(folder)
     temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
-    (temporary / STATE).write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
-    for path in (temporary / TENSORS, temporary / STATE, temporary):
-        sync(path)
-    temporary.rename(final)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        (temporary / STATE).write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
+        for path in (temporary / TENSORS, temporary / STATE, temporary):
+            sync(path)
+        temporary.rename(final)
+    except SafetensorError as error:
+        raise OSError(
+            f"{final} could not be written ({error}); earlier ones are whole: make room, then resume"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # what did not fit on a full disk must not go on filling it
     sync(folder)
     for path in steps(folder)[:-keep]:
         shutil.rmtree(path.rename(folder / f"{UNFINISHED}{path.name}"))
@@ -105,30 +116,32 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, State]:
-    """An optimizer's state as named tensors and JSON: parameter 3's "exp_avg" becomes "3.exp_avg"."""
+    """An optimizer's state as named tensors and JSON: parameter 3's "exp_avg" becomes "3.exp_avg". Shards of it are
+    gathered, so that all ranks must ask at once."""
     packed = optimizer.state_dict()
     entries = {f"{index}.{name}": value for index, state in packed["state"].items() for name, value in state.items()}
-    tensors = {name: value.clone() for name, value in entries.items() if isinstance(value, Tensor)}
+    tensors = {name: whole(value).clone() for name, value in entries.items() if isinstance(value, Tensor)}
     scalars = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
     return tensors, {"groups": packed["param_groups"], "scalars": scalars}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Put what `pack_optimizer` gave back into an optimizer over the same parameters."""
+    """Put what `pack_optimizer` gave back into an optimizer over the same parameters, sharded or not."""
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *state["scalars"].items()]:
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
+        entries.setdefault(int(index), {})[name] = alike(value, held[int(index)]) if key in tensors else value
     optimizer.load_state_dict({"state": entries, "param_groups": state["groups"]})
 
 
 def pack_rng() -> tuple[Tensors, State]:
-    """The states of torch's, NumPy's and Python's global generators."""
+    """The states of torch's (of the accelerator in use too), NumPy's and Python's global generators."""
     version, internal, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        tensors |= {f"cuda{index}": rng for index, rng in enumerate(torch.cuda.get_rng_state_all())}
+        tensors["cuda"] = torch.cuda.get_rng_state()
     return tensors, {"python": [version, list(internal), gauss], "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
@@ -139,5 +152,5 @@ def unpack_rng(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(tensors["torch"])
-    if torch.cuda.is_available() and "cuda0" in tensors:
-        torch.cuda.set_rng_state_all([tensors[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+    if torch.cuda.is_available() and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"])

@@ -47,8 +47,9 @@ def check_words(model: ForetellForConditionalGeneration, split: Split) -> dict[s
 def _features(
     model: ForetellForConditionalGeneration, split: Split, keys: list[str]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Features of some clips, and imagined ones where the bridge takes them, on the model's device."""
-    features, imagined = (part.to(model.device) for part in split.cache.rows(keys))
+    """Features of some clips, and imagined ones where the bridge takes them, on the bridge's device."""
+    device = next(model.bridge.parameters()).device
+    features, imagined = (part.to(device) for part in split.cache.rows(keys))
     return features, imagined if model.config.bridge_config.imagined_tokens else None
 
 

@@ -183,11 +183,24 @@ def _index(words: tuple[str, ...], word: str | None) -> int:
     return MISSING if word is None else words.index(word)
 
 
+def word_weights(words: Tensor) -> Tensor:
+    """How much each slot's word counts, 0 where it is undefined: int64 [B, S] -> [B, S]."""
+    return (words != MISSING) * torch.tensor(SLOT_WEIGHTS, device=words.device)
+
+
 def word_loss(said: Tensor, words: Tensor) -> Tensor:
-    """Weighted mean cross-entropy of what the slots say [B, S, W], where it is defined: words int64 [B, S]."""
+    """Weighted sum of the cross-entropy of what the slots say [B, S, W], where it is defined: words int64 [B, S]."""
     each = F.cross_entropy(said.transpose(1, 2), words, ignore_index=MISSING, reduction="none")  # [B, S]
-    weights = (words != MISSING) * each.new_tensor(SLOT_WEIGHTS)
-    return (each * weights).sum() / weights.sum().clamp_min(1)
+    return (each * word_weights(words)).sum()
+
+
+def fact_counts(batch: Mapping[str, Tensor]) -> dict[str, float]:
+    """What `word_loss` and the sums of `FactHeads.loss` over a batch are divided by, to be means."""
+    return {
+        "words": float(word_weights(batch["words"]).sum()),
+        "measures": float((batch["classes"] != MISSING).sum()),
+        "places": float((~batch["places"].isnan()).sum()),
+    }
 
 
 class FactHeads(nn.Module):
@@ -208,7 +221,7 @@ class FactHeads(nn.Module):
         return logits, self.places(read[:, len(MEASURES) :]).float()
 
     def loss(self, pooled: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Mean cross-entropy of the measures that are defined, smooth L1 of the places of objects that are there."""
+        """Sums: cross-entropy of the measures that are defined, smooth L1 of the places of objects that are there."""
         (logits, told), classes, places = self(pooled), batch["classes"], batch["places"]
         each = [
             F.cross_entropy(logit, classes[:, k], ignore_index=MISSING, reduction="sum")
@@ -216,7 +229,6 @@ class FactHeads(nn.Module):
         ]
         there = ~places.isnan()
         return {
-            "measures": torch.stack(each).sum() / (classes != MISSING).sum().clamp_min(1),
-            "places": F.smooth_l1_loss(told[there], places[there], beta=0.05, reduction="sum")
-            / there.sum().clamp_min(1),
+            "measures": torch.stack(each).sum(),
+            "places": F.smooth_l1_loss(told[there], places[there], beta=0.05, reduction="sum"),
         }

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
@@ -32,11 +34,12 @@ from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join,
 from . import checkpoint
 from .checks import calibrate, check_answers, check_words
 from .data import Row, Split
-from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, slot_words, word_loss
-from .learner import train_dtype
+from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, fact_counts, slot_words, word_loss
+from .learner import ranked, refuse_nonfinite, share, train_dtype
 from .pairs import Quarantine, Source, is_worlds
 from .pretrain import Log, differences, machine, plain, prefetched, progress_bar
 from .recipes import TRAINABLE, FitRecipe, Stage
+from .shard import opened, put, shard, whole
 
 Batch = dict[str, Any]
 ADAPTER = "adapter_model.safetensors"
@@ -83,17 +86,18 @@ class Trainee(nn.Module):
         self.model, self.heads = model, heads
 
     def forward(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """Sums over these clips, divided by the counts of the whole batch: over all its parts they add up to means."""
         pooled = self.model.bridge.read(batch["features"], batch["imagined"])  # [B, K, width]
-        parts = {"words": word_loss(self.model.bridge.said(pooled), batch["words"]), **self.heads.loss(pooled, batch)}
-        loss = stage.facts_weight * (parts["words"] + 0.3 * parts["measures"] + parts["places"])
+        sums = {"words": word_loss(self.model.bridge.said(pooled), batch["words"]), **self.heads.loss(pooled, batch)}
         if "packs" in batch:
             asked = pooled[: batch["asked"]]  # the rest is for words and heads alone
-            parts["answers"] = self.answers(batch, self.model.bridge.embed(asked, batch["told"]))
-            loss = loss + parts["answers"]
-        return {"loss": loss, **parts}
+            sums["answers"] = self.answers(batch, self.model.bridge.embed(asked, batch["told"]))
+        parts = {name: total / max(batch["counts"][name], 1) for name, total in sums.items()}
+        facts = stage.facts_weight * (parts["words"] + 0.3 * parts["measures"] + parts["places"])
+        return {"loss": facts + parts["answers"] if "packs" in batch else facts, **parts}
 
     def answers(self, batch: Batch, video: Tensor) -> Tensor:
-        """Mean over answers of the mean cross-entropy of their tokens: how `ask` scores them (length-normalised)."""
+        """Sum of the cross-entropy of the answers' tokens."""
         rows: list[Pack] = batch["packs"]
         embeds = self.model.embed(batch["input_ids"], video)
         kept = torch.cat([one.sources for one in rows]).unique().to(embeds.device)
@@ -102,17 +106,15 @@ class Trainee(nn.Module):
             logits_to_keep=kept, use_cache=False,
         )  # fmt: skip
         losses = [
-            answer_losses(logits[torch.searchsorted(kept, one.sources.to(kept.device))], one)
+            answer_loss(logits[torch.searchsorted(kept, one.sources.to(kept.device))], one)
             for logits, one in zip(output.logits, rows, strict=True)
         ]
-        return torch.cat(losses).mean()
+        return torch.stack(losses).sum()
 
 
-def answer_losses(logits: Tensor, one: Pack) -> Tensor:
-    """Mean cross-entropy a token of each answer of a packed row: logits [n, V] -> [answers]."""
-    owners = one.owners.to(logits.device)
-    each = nn.functional.cross_entropy(logits.float(), one.targets.to(logits.device), reduction="none")
-    return each.new_zeros(int(owners.max()) + 1).index_add(0, owners, each) / owners.bincount()
+def answer_loss(logits: Tensor, one: Pack) -> Tensor:
+    """Sum of the cross-entropy of a packed row's answer tokens: logits [n, V]."""
+    return nn.functional.cross_entropy(logits.float(), one.targets.to(logits.device), reduction="sum")
 
 
 class Prompts:
@@ -140,38 +142,56 @@ def draw_questions(rng: np.random.Generator, rows: list[Row], most: int) -> list
     return [rows[int(i)] for i in rng.permutation(len(rows))[:most] if rows[int(i)]]
 
 
-def draw_batch(
-    step: int, stage: Stage, split: Split, prompts: Prompts, recipe: FitRecipe, rank: int, ranks: int
-) -> Batch:
-    """The batch of a step for one rank: a function of seed, step and rank, so that resuming needs no data position.
+@dataclass(frozen=True)
+class Draw:
+    """The batch of a step as all ranks draw it alike: a function of seed and step, so that resuming needs no position.
 
-    Everything is drawn for all ranks and then shared out. What was set aside is drawn as well and then left out, so
-    that all others are drawn as they would be beside it; empty where that leaves less than a clip a rank.
+    asked: clips that are asked questions, as rows of the split, and those questions; told: which of them are told what
+    is true; extra: clips for words and heads alone. counts: what the parts of the loss are divided by.
     """
-    rng = np.random.default_rng([recipe.seed, step])
+
+    asked: NDArray[np.int64]
+    questions: list[list[Row]]
+    told: NDArray[np.bool_]
+    extra: NDArray[np.int64]
+    counts: dict[str, float]
+
+
+def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> Draw:
+    """The batch of a step, still without features and token ids: each rank makes those of its own clips alone.
+
+    What was set aside is drawn as well and then left out, so that all others are drawn as they would be beside it.
+    """
+    rng = np.random.default_rng([seed, step])
     asked = split.draw(rng, split.asked_about if stage.questions else split.known, stage.batch)
     extra = split.draw(rng, split.known, stage.extra)
-    told = asked[rng.random(len(asked)) < stage.told]
-    packs: list[Pack] = []
+    told = rng.random(len(asked)) < stage.told
+    questions = [draw_questions(rng, split.questions[row], stage.questions) for row in asked]
     if stage.questions:
-        drawn = [draw_questions(rng, split.questions[row], stage.questions) for row in asked]
-        kept = [place for place, rows in enumerate(drawn) if rows]
-        if len(kept) < ranks:
-            return {}
-        kept = kept[rank::ranks]
-        each = [prompts.pack(drawn[place]) for place in kept]
+        kept = [place for place, rows in enumerate(questions) if rows]
+        asked, told, questions = asked[kept], told[kept], [questions[place] for place in kept]
+    tokens = sum(len(prompts.parts(one["question"], one["answer"])[2]) for rows in questions for one in rows)
+    facts = fact_counts(split.targets.batch(np.concatenate([asked, extra])))
+    return Draw(asked, questions, told, extra, facts | {"answers": float(tokens)})
+
+
+def batch_of(drawn: Draw, mine: slice, split: Split, prompts: Prompts, imagination: bool) -> Batch:
+    """Every so many clips of a drawn batch, as the trainee reads them."""
+    asked, extra, told = drawn.asked[mine], drawn.extra[mine], drawn.told[mine]
+    packs: list[Pack] = []
+    if any(drawn.questions):
+        each = [prompts.pack(rows) for rows in drawn.questions[mine]]
         shared = level([len(one.ids) for one in each], -(-len(each) // TOGETHER))
         packs = [join([each[place] for place in places]) for places in shared]
-        asked = asked[kept][[place for places in shared for place in places]]  # videos fill the rows in their order
-    else:
-        asked = asked[rank::ranks]
-    rows = np.concatenate([asked, extra[rank::ranks]])
+        order = [place for places in shared for place in places]  # videos fill the rows in their order
+        asked, told = asked[order], told[order]
+    rows = np.concatenate([asked, extra])
     features, imagined = split.cache.rows([split.keys[row] for row in rows])
-    batch: Batch = {"features": features, "imagined": imagined if recipe.imagined_tokens else None}
+    batch: Batch = {"features": features, "imagined": imagined if imagination else None, "counts": drawn.counts}
     batch |= split.targets.batch(rows)
     if packs:
         batch |= {"asked": len(asked), "packs": packs, **collate(packs, torch.float32)}
-        batch["told"] = batch["words"][: len(asked)].where(torch.from_numpy(np.isin(asked, told))[:, None], MISSING)
+        batch["told"] = batch["words"][: len(asked)].where(torch.from_numpy(told)[:, None], MISSING)
     return batch
 
 
@@ -194,7 +214,7 @@ def trained(trainee: Trainee, stage: str) -> dict[str, list[nn.Parameter]]:
     chosen = {name: parts[name] for name in TRAINABLE[stage]}
     for parameters in chosen.values():
         for parameter in parameters:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter.numel() > 0)  # one without elements has no gradient to share
     return chosen
 
 
@@ -211,28 +231,32 @@ def optimizer_of(parts: dict[str, list[nn.Parameter]], stage: Stage) -> torch.op
 
 
 def weights_of(trainee: Trainee, stage: str) -> dict[str, Tensor]:
-    """Everything that was trained up to this stage, the bridge's statistics included."""
+    """Everything that was trained up to this stage, the bridge's statistics included; all ranks must ask at once."""
     lora = {n: t for n, t in trainee.model.language_model.state_dict().items() if "lora_" in n}
     parts = {"bridge": trainee.model.bridge.state_dict(), "heads": trainee.heads.state_dict()}
     parts |= {"lora": lora} if "lora" in TRAINABLE[stage] else {}
-    return {n: t for part, tensors in parts.items() for n, t in checkpoint.prefixed(part, tensors).items()}
+    return {n: whole(t) for part, tensors in parts.items() for n, t in checkpoint.prefixed(part, tensors).items()}
 
 
 def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> None:
     """Put weights of `weights_of` back."""
-    trainee.model.bridge.load_state_dict(checkpoint.under("bridge", tensors))
-    trainee.heads.load_state_dict(checkpoint.under("heads", tensors))
+    put(trainee.model.bridge, checkpoint.under("bridge", tensors))
+    put(trainee.heads, checkpoint.under("heads", tensors))
     if "lora" in TRAINABLE[stage]:
-        trainee.model.language_model.load_state_dict(checkpoint.under("lora", tensors), strict=False)
+        put(trainee.model.language_model, checkpoint.under("lora", tensors), strict=False)
 
 
 def compute(module: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
     """The module's losses, computed in `train_dtype`; gradients reach the fp32 parameters that the optimizer holds.
 
-    Each parameter is rounded once a step. autocast would round them in every operation, at twice the time.
+    Each parameter is rounded once a step. autocast would round them in every operation, at twice the time. A sharded
+    module does so itself, while it gathers its weights.
     """
-    live = {name: p.to(train_dtype()) for name, p in module.named_parameters() if p.dtype == torch.float32}
-    parts: dict[str, Tensor] = functional_call(module, live, (batch, stage))
+    if isinstance(module, FSDPModule):
+        parts: dict[str, Tensor] = module(batch, stage)
+    else:
+        live = {name: p.to(train_dtype()) for name, p in module.named_parameters() if p.dtype == torch.float32}
+        parts = functional_call(module, live, (batch, stage))
     return parts
 
 
@@ -251,7 +275,7 @@ class Run:
 
     def stage(self, name: str) -> None:
         """Train one stage from its newest checkpoint, or from where the stage before ended."""
-        stage, folder = self.recipe.stages[name], self.out / name
+        stage, folder, main = self.recipe.stages[name], self.out / name, self.accelerator.is_main_process
         optimizer = optimizer_of(trained(self.trainee, name), stage)
         schedule = get_cosine_schedule_with_warmup(optimizer, stage.warmup, stage.steps)
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,59 +283,105 @@ class Run:
         if start == stage.steps:
             return
         began = time.monotonic() - self.seconds[name]
-        module, optimizer = self.accelerator.prepare(self.trainee, optimizer)
-        prompts, rank, ranks = Prompts(self.processor), self.accelerator.process_index, self.accelerator.num_processes
-        batches = prefetched(
-            lambda step: draw_batch(step, stage, self.train, prompts, self.recipe, rank, ranks), start, stage.steps
-        )
+        prompts = Prompts(self.processor)
+        drawn = prefetched(lambda step: self._draw(step, stage, prompts), start, stage.steps)
         self.trainee.train()
-        with progress_bar() as bar, closing(Log(folder, start)) as log:
+        with progress_bar(shown=main) as bar, closing(Log(folder, start)) if main else nullcontext() as log:
             task = bar.add_task(name, total=stage.steps, completed=start)
-            for step, batch in batches:
-                values = self._step(module, optimizer, step, to_device(batch, self.accelerator.device), stage)
+            for step, (batch, parts) in drawn:
+                values = self._step(optimizer, step, batch, parts, stage)
                 schedule.step()
                 label = f"{name} loss {values['loss']:.3f}" if values else None
                 bar.update(task, completed=step + 1, description=label)
                 self.seconds[name] = time.monotonic() - began
                 self._after(step + 1, name, folder, optimizer, schedule, values, log)
-        self.trainee = self.accelerator.unwrap_model(module)
 
-    def _step(self, module: nn.Module, optimizer: Any, step: int, batch: Batch, stage: Stage) -> dict[str, float]:
-        if not batch:  # all that was drawn was set aside
+    def _draw(self, step: int, stage: Stage, prompts: Prompts) -> tuple[Draw, list[Batch]]:
+        """The batch of a step, and the parts of it that this rank computes; none where too much was set aside."""
+        drawn, imagination = draw(step, stage, self.train, prompts, self.recipe.seed), self.recipe.imagined_tokens > 0
+        if len(drawn.asked) < self.accelerator.num_processes * self.recipe.accumulate:
+            return drawn, []
+        return drawn, [batch_of(drawn, mine, self.train, prompts, imagination) for mine in self._shares()]
+
+    def _shares(self) -> list[slice]:
+        """Which clips of a batch this rank computes, part by part."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        accumulate = self.recipe.accumulate
+        return [slice(rank + ranks * part, None, ranks * accumulate) for part in range(accumulate)]
+
+    def _step(
+        self, optimizer: torch.optim.Optimizer, step: int, drawn: Draw, batches: list[Batch], stage: Stage
+    ) -> dict[str, float]:
+        """Learn from one batch; returns the loss, its parts and the norm of the gradient, the same on every rank."""
+        if not batches:
             return {}
-        parts = compute(module, batch, stage)
-        self.accelerator.backward(parts["loss"])
-        norm = self.accelerator.clip_grad_norm_(
-            [p for p in self.trainee.parameters() if p.requires_grad], self.recipe.clip_grad
-        )
-        values = {name: float(part.detach()) for name, part in parts.items()} | {"grad_norm": float(norm)}
-        wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            raise FloatingPointError(f"step {step}: {', '.join(wrong)}; nothing of this step was kept: lower the lr")
+        told = [self._learn(batch, stage, last=batch is batches[-1]) for batch in batches]
+        learned = [p for p in self.trainee.parameters() if p.requires_grad]
+        sums = {name: sum(values[name] for values in told) for name in told[0]}
+        values = share([] if isinstance(self.trainee, FSDPModule) else learned, sums)
+        values["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(learned, self.recipe.clip_grad)))
+        refuse_nonfinite(step, values, lambda: self._suspects(drawn, told))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return values
 
+    def _learn(self, batch: Batch, stage: Stage, last: bool) -> dict[str, float]:
+        """Gradients of a part of this rank's share; after the last one shards are added up over the ranks, as means."""
+        scale = 1
+        if isinstance(self.trainee, FSDPModule):
+            self.trainee.set_requires_gradient_sync(last)
+            scale = self.accelerator.num_processes
+        parts = compute(self.trainee, to_device(batch, self.accelerator.device), stage)
+        (parts["loss"] * scale).backward()
+        return {name: float(part.detach()) for name, part in parts.items()}
+
+    def _suspects(self, drawn: Draw, told: list[dict[str, float]]) -> list[str]:
+        """The clips of those parts, of all ranks, whose own losses are not finite; all clips where none is alone."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        flags = dict.fromkeys(map(str, range(ranks * self.recipe.accumulate)), 0.0)
+        flags |= {str(rank + ranks * n): float(not math.isfinite(one["loss"])) for n, one in enumerate(told)}
+        wrong = [int(part) for part, flag in share([], flags).items() if flag]
+        rows = [rows[part :: len(flags)] for part in wrong or range(len(flags)) for rows in (drawn.asked, drawn.extra)]
+        return [self.train.videos[row] for row in np.concatenate(rows)]
+
     def _after(
-        self, done: int, name: str, folder: Path, optimizer: Any, schedule: Any, values: dict[str, float], log: Log
+        self,
+        done: int,
+        name: str,
+        folder: Path,
+        optimizer: torch.optim.Optimizer,
+        schedule: Any,
+        values: dict[str, float],
+        log: Log | None,
     ) -> None:
-        """Log, validate and save where they are due."""
+        """Validate, log and save where they are due."""
         stage = self.recipe.stages[name]
         last = done == stage.steps
-        seen: dict[str, float] = {}
-        if done % self.recipe.check_every == 0 or last:
-            self.trainee.eval()
+        seen = self._check(stage) if done % self.recipe.check_every == 0 or last else {}
+        if log is not None and (seen or done % self.recipe.log_every == 0):
+            log.write(done, values | seen | {"lr": schedule.get_last_lr()[0]})
+        if done % self.recipe.save_every == 0 or last:
+            self._save(done, name, folder, optimizer, schedule)
+
+    def _check(self, stage: Stage) -> dict[str, float]:
+        """Validation, by every rank: the language model of a sharded trainee needs them all."""
+        self.trainee.eval()
+        with opened(self.trainee):
             seen = check_words(self.trainee.model, self.val)
             if stage.questions:
                 seen |= check_answers(Foretell(self.trainee.model, self.processor), self.val)
-            self.trainee.train()
-        if self.accelerator.is_main_process and (seen or done % self.recipe.log_every == 0):
-            log.write(done, values | seen | {"lr": schedule.get_last_lr()[0]})
-        if self.accelerator.is_main_process and (done % self.recipe.save_every == 0 or last):
-            packed, state = checkpoint.pack_optimizer(optimizer)
-            tensors = weights_of(self.trainee, name) | checkpoint.prefixed("optimizer", packed)
-            state = {"optimizer": state, "schedule": plain_schedule(schedule), "recipe": plain(self.recipe)}
-            state["seconds"] = self.seconds[name]
+        self.trainee.train()
+        return seen
+
+    def _save(self, done: int, name: str, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+        """One checkpoint of everything that resuming needs, on any number of ranks; the first rank writes it."""
+        packed, optimizer_state = checkpoint.pack_optimizer(optimizer)
+        rng, rng_state = checkpoint.pack_rng()
+        tensors = weights_of(self.trainee, name) | checkpoint.prefixed("optimizer", packed)
+        tensors |= checkpoint.prefixed("rng", rng)
+        state: dict[str, Any] = {"optimizer": optimizer_state, "rng": rng_state, "schedule": plain_schedule(schedule)}
+        state |= {"recipe": plain(self.recipe), "seconds": self.seconds[name]}
+        if self.accelerator.is_main_process:
             checkpoint.save(folder / "checkpoints", done, tensors, state)
 
     def _resume(self, name: str, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
@@ -328,6 +398,8 @@ class Run:
             return saved.step
         checkpoint.unpack_optimizer(optimizer, checkpoint.under("optimizer", saved.tensors), saved.state["optimizer"])
         schedule.load_state_dict(saved.state["schedule"])
+        if "rng" in saved.state:  # runs begun before it was kept draw nothing from it
+            checkpoint.unpack_rng(checkpoint.under("rng", saved.tensors), saved.state["rng"])
         return saved.step
 
 
@@ -339,9 +411,9 @@ def plain_schedule(schedule: Any) -> dict[str, Any]:
 
 
 def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The part of a recipe that decides one stage; what only later stages use may be changed after it."""
-    later = () if "lora" in TRAINABLE[stage] else ("lora_rank", "lora_alpha")
-    return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in later}
+    """The part of a recipe that decides one stage; what only later stages use, or memory, may be changed after it."""
+    free = ("accumulate",) if "lora" in TRAINABLE[stage] else ("accumulate", "lora_rank", "lora_alpha")
+    return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in free}
 
 
 def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Trainee, ForetellProcessor]:
@@ -407,6 +479,16 @@ def _fitting(mine: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return kept
 
 
+def check_shares(recipe: FitRecipe, ranks: int) -> None:
+    """Raises ValueError where a stage has fewer clips a step than there are parts to compute."""
+    least = min(stage.batch for stage in recipe.stages.values())
+    if recipe.accumulate < 1 or ranks * recipe.accumulate > least:
+        raise ValueError(
+            f"a batch of {least} clips cannot be computed in {ranks} (ranks) x {recipe.accumulate} (accumulate) parts: "
+            "set a larger batch, fewer ranks or a smaller accumulate (1 or more)"
+        )
+
+
 def run(
     data: Path | Sequence[Source],
     val: Path,
@@ -418,6 +500,7 @@ def run(
     stages: tuple[str, ...] | None = None,
     init: Path | None = None,
     max_bad: float = 0.05,
+    sharded: bool = False,
 ) -> Path:
     """Train a bridge and a LoRA; returns `out/model`, a folder that `ask --model` takes.
 
@@ -425,10 +508,12 @@ def run(
     on. encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model
     folder whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not
     fit is told on stderr. max_bad: the share of a set's samples that may be set aside, into out/quarantine.jsonl.
-    Resumes by itself. Raises ValueError for data or a folder that does not fit, FloatingPointError at the first
-    non-finite loss.
+    Resumes by itself. Under `accelerate launch` the ranks share each batch, to the losses of one process but for
+    rounding; sharded: they share the weights, too. A run may go on with other ranks than it began. Raises ValueError
+    for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
     """
-    accelerator = Accelerator()
+    accelerator = ranked()
+    check_shares(recipe, accelerator.num_processes)
     world, folder = VJEPA2World.from_pretrained(encoder), features or out / "features"
     quarantine = Quarantine(out / "quarantine.jsonl" if accelerator.is_main_process else None, max_bad)
     sources = [Source(data)] if isinstance(data, Path) else data
@@ -439,11 +524,21 @@ def run(
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
     if init is not None and (fresh := start_from(trainee.model, init)):
         print(f"not in {init}, or of another shape there, so starting afresh: {', '.join(fresh)}", file=sys.stderr)
-    trainee.to(accelerator.device)
+    if sharded or accelerator.is_fsdp2:
+        shard(trainee, trainee.model.language_model, trainee.model.encoder, accelerator, train_dtype())
+    else:
+        trainee.to(accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
     for name in teachable(recipe, stages or tuple(recipe.stages), train):
         job.stage(name)
-    return report(job, {**history(Path(encoder), init), "set_aside": quarantine.count})
+    weights = weights_of(trainee, "tune")
+    if accelerator.is_main_process:
+        if isinstance(trainee, FSDPModule):
+            job.trainee, _ = build(recipe, world, llm)
+            load_weights(job.trainee, "tune", weights)
+        report(job, {**history(Path(encoder), init), "set_aside": quarantine.count})
+    accelerator.wait_for_everyone()
+    return out / "model"
 
 
 def open_set(
@@ -485,7 +580,7 @@ def told(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def report(job: Run, before: dict[str, Any]) -> Path:
+def report(job: Run, before: dict[str, Any]) -> None:
     """Calibrate on validation and write the model folder with how it came to be (before: of what came before it)."""
     folder, trainee = job.out / "model", job.trainee
     trainee.eval()
@@ -499,4 +594,3 @@ def report(job: Run, before: dict[str, Any]) -> Path:
         "wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()},
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import VJEPA2Model
@@ -164,8 +165,16 @@ def step_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
 
 
 def train_device() -> torch.device:
-    """Where pretraining runs."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where this process computes: of several on a machine, each has an accelerator of its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def ranked() -> Accelerator:
+    """This process among its fellows. On CPU accelerate must be told, or ranks of torchrun would each think they are
+    alone."""
+    return Accelerator(cpu=train_device().type == "cpu")
 
 
 def train_dtype() -> torch.dtype:
@@ -270,13 +279,20 @@ def gradients(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: P
     return {name: float(part.detach()) for name, part in parts.items()}
 
 
-def learn(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: PretrainRecipe) -> dict[str, float]:
-    """One step of the student and its teacher; returns the loss and its parts."""
+def learn(
+    learner: Learner,
+    step: int,
+    pixels: Tensor,
+    mask: Mask,
+    recipe: PretrainRecipe,
+    clips: Callable[[], Iterable[object]] = tuple,
+) -> dict[str, float]:
+    """One step of the student and its teacher; returns the loss and its parts. clips: as in refuse_nonfinite."""
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(step, recipe)
-    values = share(learner.student, gradients(learner, step, pixels, mask, recipe))
+    values = share(learner.student.parameters(), gradients(learner, step, pixels, mask, recipe), 1 / ranks())
     values["grad_norm"] = float(nn.utils.clip_grad_norm_(learner.student.parameters(), recipe.clip_grad))
-    refuse_nonfinite(step, values)
+    refuse_nonfinite(step, values, clips)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     if learner.average is not None:
@@ -286,26 +302,27 @@ def learn(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: Pretr
 
 
 @torch.no_grad()
-def share(student: Student, values: dict[str, float]) -> dict[str, float]:
-    """Average the student's gradients over the ranks, and the loss and its parts."""
+def share(parameters: Iterable[nn.Parameter], values: dict[str, float], weight: float = 1.0) -> dict[str, float]:
+    """Add up over the ranks, times `weight`: gradients in place, and the loss and its parts, which are returned."""
     if ranks() == 1:
         return values
-    held = [p.grad for p in student.parameters() if p.grad is not None]
-    numbers = torch.tensor(list(values.values()), device=held[0].device)
+    held = [p.grad for p in parameters if p.grad is not None]
+    numbers = torch.tensor(list(values.values()), device=train_device())
     flat = torch.cat([*(grad.flatten() for grad in held), numbers])
     dist.all_reduce(flat)
-    *means, numbers = (flat / ranks()).split([*(grad.numel() for grad in held), len(values)])
-    for grad, mean in zip(held, means, strict=True):
-        grad.copy_(mean.view_as(grad))
+    *sums, numbers = (flat * weight).split([*(grad.numel() for grad in held), len(values)])
+    for grad, total in zip(held, sums, strict=True):
+        grad.copy_(total.view_as(grad))
     return dict(zip(values, numbers.tolist(), strict=True))
 
 
-def refuse_nonfinite(step: int, values: dict[str, float]) -> None:
-    """Stop before the optimizer spreads it."""
+def refuse_nonfinite(step: int, values: dict[str, float], clips: Callable[[], Iterable[object]]) -> None:
+    """Stop before the optimizer spreads it. clips: names those that the step learned from, asked only then."""
     wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise FloatingPointError(
-            f"step {step}: {', '.join(wrong)}; nothing of this step was kept: try a lower lr in a new folder"
+            f"step {step}: {', '.join(wrong)}; clips: {', '.join(map(str, clips()))}; nothing of this step was kept: "
+            "look at these clips, or try a lower lr in a new folder"
         )
 
 

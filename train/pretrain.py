@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from .learner import (
     learning_rate,
     momentum,
     objective_of,
+    ranked,
     step_flops,
     train_device,
     train_dtype,
@@ -131,10 +132,20 @@ def augment(rng: np.random.Generator, frames: Clips, recipe: PretrainRecipe) -> 
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3)))
 
 
+def generator(step: int, recipe: PretrainRecipe) -> np.random.Generator:
+    """What everything of a step is drawn from."""
+    return np.random.default_rng([recipe.seed, step])
+
+
+def draw_rows(rng: np.random.Generator, rows: Rows, recipe: PretrainRecipe) -> Rows:
+    """Which clips a batch is made of: the first that is drawn."""
+    return np.sort(rng.choice(rows, recipe.batch, replace=len(rows) < recipe.batch))
+
+
 def draw(step: int, clips: Clips, rows: Rows, config: VJEPA2Config, recipe: PretrainRecipe) -> tuple[Tensor, Mask]:
     """The batch of a step, a function of the seed and the step alone: resuming needs no data position."""
-    rng = np.random.default_rng([recipe.seed, step])
-    chosen = np.sort(rng.choice(rows, recipe.batch, replace=len(rows) < recipe.batch))
+    rng = generator(step, recipe)
+    chosen = draw_rows(rng, rows, recipe)
     windows = draw_windows(rng, recipe.batch, clips.shape[1], config.frames_per_clip, recipe.early_share)
     frames = np.stack([clips[row][window] for row, window in zip(chosen, windows, strict=True)])
     return augment(rng, frames, recipe), objective_of(recipe).draw(rng, grid_of(config), recipe.batch, recipe)
@@ -296,7 +307,9 @@ class Log:
         self.path = out / "metrics.jsonl"
         rows = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= start]
-        self.path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+        draft = self.path.with_suffix(".draft")  # killed here, it forgets nothing
+        draft.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+        draft.replace(self.path)
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -421,7 +434,7 @@ def run(
     Raises ValueError for data or a folder that do not fit the recipe, Unhealthy for such a run, FloatingPointError at
     the first non-finite loss.
     """
-    accelerator = Accelerator()
+    accelerator = ranked()
     rank, count, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if recipe.batch % count:
         raise ValueError(
@@ -443,8 +456,8 @@ def run(
         task = bar.add_task("pretrain", total=recipe.steps, completed=start)
         try:
             for step, (pixels, mask) in batches:
-                stepped = time.monotonic()
-                values, done = learn(learner, step, pixels, mask, recipe), step + 1
+                stepped, shown = time.monotonic(), partial(draw_rows, generator(step, recipe), rows, recipe)
+                values, done = learn(learner, step, pixels, mask, recipe, shown), step + 1
                 spent.flops += count * step_flops(learner.student, mask, recipe)
                 spent.learning += time.monotonic() - stepped
                 spent.seconds = time.monotonic() - began

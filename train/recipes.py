@@ -43,7 +43,8 @@ class FitRecipe:
 
     sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
     slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA. mirror: learn from every clip's mirror
-    image in another light too.
+    image in another light too. accumulate: in how many parts, one after the other, a rank computes its share of a
+    batch; like the number of ranks it changes what fits in memory, and nothing that is learned.
     """
 
     stages: dict[str, Stage] = field(
@@ -75,6 +76,7 @@ class FitRecipe:
     lora_rank: int = 16
     lora_alpha: int = 32
     clip_grad: float = 1.0
+    accumulate: int = 1
     log_every: int = 20
     check_every: int = 300
     save_every: int = 100
