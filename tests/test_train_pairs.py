@@ -214,12 +214,12 @@ def test_a_set_that_cannot_be_read_says_so(name: str, text: str | None, told: st
 
 def test_without_datasets_one_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install 'datasets>=4\.0'$"):
+    with pytest.raises(ValueError, match=r"pip install 'datasets>=4\.6'$"):
         read_samples(tmp_path / "a.parquet", tmp_path)
 
 
 def test_parquet_gives_the_same_samples_as_json(videos: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="wants the extra `data`: pip install 'datasets>=4.0'")
+    datasets = pytest.importorskip("datasets", reason="wants the extra `data`: pip install 'datasets>=4.6'")
     rows = [flat(1, until=0.5, options=None), flat(2, until=None, options=["yes", "no"])]
     conversations = {name: LLAVA[name] for name in ("video", "conversations")}
     for name, given in {"flat": rows, "talk": [conversations]}.items():
@@ -230,7 +230,7 @@ def test_parquet_gives_the_same_samples_as_json(videos: Path, tmp_path: Path) ->
 
 
 def test_videos_inside_of_parquet_are_unpacked_once(videos: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="wants the extra `data`: pip install 'datasets>=4.0'")
+    datasets = pytest.importorskip("datasets", reason="wants the extra `data`: pip install 'datasets>=4.6'")
     content = (videos / "clips/3.mp4").read_bytes()
     rows = [flat(video={"bytes": content, "path": "3.mp4"}), flat(video={"bytes": content, "path": "4.mp4"})]
     table = datasets.Dataset.from_list(rows).cast_column("video", datasets.Video(decode=False))

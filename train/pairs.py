@@ -146,7 +146,7 @@ def _table(path: Path) -> Iterator[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise ValueError(f"{path}: reading it needs the library datasets: pip install 'datasets>=4.0'") from None
+        raise ValueError(f"{path}: reading it needs the library datasets: pip install 'datasets>=4.6'") from None
     files = glob.escape(str(path)) if path.is_file() else str(path)
     given = {"path": str(path.resolve())} if path.is_dir() else {"path": "parquet", "data_files": files}
     splits = load_dataset(**given, streaming=True)
