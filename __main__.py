@@ -579,7 +579,7 @@ def _changed(value: Any, path: Sequence[str], new: Any) -> Any:
 def _parsed(text: str, hint: Any, field: str) -> Any:
     """Text as a value of a field's type: 3, 1e-4, true, nano, or 2,4,6 for a tuple."""
     inner = get_args(hint)
-    parts = text.split(",")
+    parts = text.split(",") if text else []  # nothing: an empty tuple
     if inner and Ellipsis not in inner and len(parts) != len(inner):
         raise ValueError(f"--set {field}={text}: wants {len(inner)} values with commas between, got {len(parts)}")
     if inner:
