@@ -67,12 +67,14 @@ def native_dtype() -> torch.dtype:
 
 
 def four_bit(compute: torch.dtype, skip: Sequence[str] = ("lm_head",)) -> "BitsAndBytesConfig":
-    """NF4 weights (Dettmers et al. 2023), multiplied in `compute`; `skip`: modules that keep their precision."""
+    """NF4 weights, their scales in 8 bits (Dettmers et al. 2023), multiplied in `compute`; `skip`: modules that keep
+    their precision."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=list(skip),
     )

@@ -345,7 +345,10 @@ def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "--json",
     ]
     assert main(asked) == 0
-    sources, options = [Source(Path("a")), Source(Path("b.json"), 0.5)], {"init": Path("e"), "max_bad": 0.05, "sharded": False}
+    sources, options = (
+        [Source(Path("a")), Source(Path("b.json"), 0.5)],
+        {"init": Path("e"), "max_bad": 0.05, "sharded": False},
+    )
     assert given == [sources, Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, options]
     told = json.loads(capsys.readouterr().out)
     assert (told["model"], told["recipe"]["seed"]) == (str(tmp_path / "model"), 4)

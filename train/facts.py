@@ -228,7 +228,8 @@ class FactHeads(nn.Module):
             for k, logit in enumerate(logits)
         ]
         there = ~places.isnan()
+        off = F.smooth_l1_loss(told, places.nan_to_num(), beta=0.05, reduction="none")  # no index: shapes stay known
         return {
             "measures": torch.stack(each).sum(),
-            "places": F.smooth_l1_loss(told[there], places[there], beta=0.05, reduction="sum"),
+            "places": (off * there).sum(),
         }

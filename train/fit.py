@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
-from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from ..bridge.cache import statistics
 from ..bridge.projector import BridgeConfig
@@ -64,10 +64,19 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         global_tokens=recipe.global_tokens,
         imagined_tokens=recipe.imagined_tokens,
         llm_width=embeddings.weight.shape[1],
-        token_scale=round(float(embeddings.weight.detach().float().std()), 5),
+        token_scale=token_scale(llm),
         words=len(WORDS),
         slots=slot_words(),
     )
+
+
+def token_scale(llm: nn.Module) -> float:
+    """Standard deviation of the token embeddings; without weights (meta device) the one that they begin with."""
+    weight: Tensor = llm.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    if weight.is_meta:
+        config: Any = llm.config
+        return float(config.initializer_range)
+    return round(float(weight.float().std()), 5)
 
 
 @torch.no_grad()
@@ -180,10 +189,7 @@ def batch_of(drawn: Draw, mine: slice, split: Split, prompts: Prompts, imaginati
     asked, extra, told = drawn.asked[mine], drawn.extra[mine], drawn.told[mine]
     packs: list[Pack] = []
     if any(drawn.questions):
-        each = [prompts.pack(rows) for rows in drawn.questions[mine]]
-        shared = level([len(one.ids) for one in each], -(-len(each) // TOGETHER))
-        packs = [join([each[place] for place in places]) for places in shared]
-        order = [place for places in shared for place in places]  # videos fill the rows in their order
+        packs, order = in_rows([prompts.pack(rows) for rows in drawn.questions[mine]])
         asked, told = asked[order], told[order]
     rows = np.concatenate([asked, extra])
     features, imagined = split.cache.rows([split.keys[row] for row in rows])
@@ -193,6 +199,13 @@ def batch_of(drawn: Draw, mine: slice, split: Split, prompts: Prompts, imaginati
         batch |= {"asked": len(asked), "packs": packs, **collate(packs, torch.float32)}
         batch["told"] = batch["words"][: len(asked)].where(torch.from_numpy(told)[:, None], MISSING)
     return batch
+
+
+def in_rows(each: list[Pack]) -> tuple[list[Pack], list[int]]:
+    """Packs of clips joined to rows of about the same length, and which clips these are, row by row."""
+    shared = level([len(one.ids) for one in each], -(-len(each) // TOGETHER))
+    packs = [join([each[place] for place in places]) for places in shared]
+    return packs, [place for places in shared for place in places]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -246,16 +259,18 @@ def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> No
         put(trainee.model.language_model, checkpoint.under("lora", tensors), strict=False)
 
 
-def compute(module: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-    """The module's losses, computed in `train_dtype`; gradients reach the fp32 parameters that the optimizer holds.
+def compute(module: nn.Module, batch: Batch, stage: Stage, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The module's losses, computed in dtype (None: `train_dtype`); gradients reach the fp32 parameters that the
+    optimizer holds.
 
     Each parameter is rounded once a step. autocast would round them in every operation, at twice the time. A sharded
     module does so itself, while it gathers its weights.
     """
+    dtype = dtype or train_dtype()
     if isinstance(module, FSDPModule):
         parts: dict[str, Tensor] = module(batch, stage)
     else:
-        live = {name: p.to(train_dtype()) for name, p in module.named_parameters() if p.dtype == torch.float32}
+        live = {name: p.to(dtype) for name, p in module.named_parameters() if p.dtype == torch.float32}
         parts = functional_call(module, live, (batch, stage))
     return parts
 
@@ -389,7 +404,8 @@ class Run:
         self.seconds[name] = 0.0 if saved is None else float(saved.state.get("seconds", 0.0))
         if saved is None:
             return 0
-        if changes := differences(concerning(name, saved.state["recipe"]), concerning(name, plain(self.recipe))):
+        known = plain(FitRecipe()) | saved.state["recipe"]  # a field that came later had its default
+        if changes := differences(concerning(name, known), concerning(name, plain(self.recipe))):
             raise ValueError(
                 f"{folder} holds a run of another recipe ({changes}): keep it, or train into another folder"
             )
@@ -419,12 +435,34 @@ def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
 def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Trainee, ForetellProcessor]:
     """The hybrid with a fresh bridge, a fresh LoRA and fresh direct heads."""
     torch.manual_seed(recipe.seed)
-    language_model, tokenizer = load_llm(llm), load_tokenizer(llm)
+    language_model, tokenizer = load_llm(llm, load_in_4bit=recipe.four_bit), load_tokenizer(llm)
+    embedded = partial(embeddings_of, llm=language_model, tokenizer=tokenizer)
+    words, names = embedded(WORDS), embedded(SLOTS)
+    words[[WORDS.index(word) for word in VERDICTS]] += embedded(VERDICTS.values())
+    placeholder = id_of(tokenizer, video_token(tokenizer))
+    trainee = assemble(recipe, encoder, language_model, placeholder, llm, train_dtype())
+    trainee.model.bridge.slots.learn(words, names)
+    return trainee, ForetellProcessor.for_model(trainee.model.config, tokenizer)
+
+
+def assemble(
+    recipe: FitRecipe,
+    encoder: VJEPA2World,
+    language_model: PreTrainedModel,
+    placeholder: int,
+    llm: str | None,
+    dtype: torch.dtype,
+) -> Trainee:
+    """The parts put together, on whatever device they are; what the slots say is still to be learned.
+
+    placeholder: id of the token that stands for a video's; llm: what the language model was loaded from; dtype: of its
+    frozen weights.
+    """
     config = ForetellConfig(
         vision_config=encoder.model.config,
         bridge_config=bridge_config(recipe, encoder, language_model),
         text_config=language_model.config,
-        video_token_id=id_of(tokenizer, video_token(tokenizer)),
+        video_token_id=placeholder,
         taps=encoder.taps,
         rate=encoder.rate,
         llm=llm,
@@ -432,14 +470,10 @@ def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Tra
         attn_implementation=language_model.config._attn_implementation,  # type: ignore[call-arg]
     )
     model = ForetellForConditionalGeneration(config, encoder.model, language_model)
-    embedded = partial(embeddings_of, llm=language_model, tokenizer=tokenizer)
-    words = embedded(WORDS)
-    words[[WORDS.index(word) for word in VERDICTS]] += embedded(VERDICTS.values())
-    model.bridge.slots.learn(words, embedded(SLOTS))
-    nn.Module.to(language_model, train_dtype())  # frozen; the LoRA on it stays in fp32
+    nn.Module.to(language_model, dtype)  # frozen; the LoRA on it stays in fp32
     if recipe.lora_rank:
         add_lora(model, recipe.lora_rank, recipe.lora_alpha)
-    return Trainee(model, FactHeads(recipe.width, recipe.heads)), ForetellProcessor.for_model(config, tokenizer)
+    return Trainee(model, FactHeads(recipe.width, recipe.heads))
 
 
 def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[str]:
@@ -514,7 +548,7 @@ def run(
     """
     accelerator = ranked()
     check_shares(recipe, accelerator.num_processes)
-    world, folder = VJEPA2World.from_pretrained(encoder), features or out / "features"
+    world, folder = VJEPA2World.from_pretrained(encoder, rate=recipe.rate or None), features or out / "features"
     quarantine = Quarantine(out / "quarantine.jsonl" if accelerator.is_main_process else None, max_bad)
     sources = [Source(data)] if isinstance(data, Path) else data
     sets = [open_set(one.path, world, folder, quarantine, recipe) for one in sources]

@@ -39,8 +39,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class FitRecipe:
-    """Everything that decides a bridge training besides its data and its encoder.
+    """Everything that decides a bridge training besides its data.
 
+    encoder, llm: folder or hub id ("": the embedded ones); rate: frames a second that the encoder is shown (0: what its
+    folder says); four_bit: the language model's frozen weights in NF4 (QLoRA, Dettmers et al. 2023).
     sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
     slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA. mirror: learn from every clip's mirror
     image in another light too. accumulate: in how many parts, one after the other, a rank computes its share of a
@@ -65,6 +67,10 @@ class FitRecipe:
             ),
         }
     )
+    encoder: str = ""
+    rate: float = 0.0
+    llm: str = ""
+    four_bit: bool = False
     sharp_tubelets: int = 2
     width: int = 192
     depth: int = 2
@@ -116,7 +122,45 @@ def tiny() -> FitRecipe:
     )
 
 
-RECIPES = {"nano": nano, "nano_no_imagination": nano_no_imagination, "tiny": tiny}
+def large() -> FitRecipe:
+    """What the real sizes share: V-JEPA 2 ViT-L at its pretraining's 4 frames a second, a wider bridge, clips for up to
+    64 devices a step. Rates are lowered from `nano` for the greater width; nothing of this size was trained yet."""
+    stages = {
+        "warm": Stage(steps=4000, batch=256, lr=4e-4, warmup=200, facts_weight=1.0),
+        "align": Stage(steps=100, batch=64, lr=0.0, out_lr=5e-4, warmup=10, questions=6),
+        "tune": replace(nano().stages["tune"], steps=4000, batch=128, extra=64, lr=5e-5, out_lr=2e-4, lora_lr=2e-4),
+    }
+    return replace(
+        nano(), stages=stages, encoder="facebook/vjepa2-vitl-fpc64-256", rate=4.0, width=768, depth=4, heads=12,
+        cells=(1, 4, 4), imagined_tokens=8,
+    )  # fmt: skip
+
+
+def vjepa2_l_smollm2() -> FitRecipe:
+    """ViT-L and a language model of 1.7B parameters."""
+    return replace(large(), llm="HuggingFaceTB/SmolLM2-1.7B-Instruct")
+
+
+def vjepa2_l_qwen3() -> FitRecipe:
+    """ViT-L and a language model of 8B parameters in 4 bits."""
+    return replace(large(), llm="Qwen/Qwen3-8B", four_bit=True)
+
+
+def vjepa2_g_llama() -> FitRecipe:
+    """ViT-g and another language model of 8B parameters, in bf16."""
+    return replace(
+        large(), encoder="facebook/vjepa2-vitg-fpc64-256", llm="meta-llama/Llama-3.1-8B-Instruct", width=1024, heads=16
+    )
+
+
+RECIPES = {
+    "nano": nano,
+    "nano_no_imagination": nano_no_imagination,
+    "vjepa2_l_smollm2": vjepa2_l_smollm2,
+    "vjepa2_l_qwen3": vjepa2_l_qwen3,
+    "vjepa2_g_llama": vjepa2_g_llama,
+    "tiny": tiny,
+}
 
 
 @dataclass(frozen=True)
