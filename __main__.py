@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .eval.doctor import Check
     from .reasoner.answer import Answer
     from .train.pairs import Report
+    from .train.recipes import FitRecipe
 
 R = TypeVar("R")
 
@@ -225,21 +226,25 @@ def pretrain(
     epilog="Example: foretell train nano --data worlds/train --data mine.jsonl:0.5 --val val.jsonl --out runs/a"
 )
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="nano, nano_no_imagination or tiny (seconds).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="nano, nano_no_imagination, tiny (seconds), vjepa2_l_smollm2, vjepa2_l_qwen3 or vjepa2_g_llama.",
+        ),
+    ],
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="SET[:WEIGHT]", help="Worlds, or paired data: .jsonl, .json, .parquet, folder; repeatable."
         ),
-    ],
+    ] = None,
     val: Annotated[Path | None, typer.Option(metavar="SET", help="Another set, to validate and calibrate on.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for checkpoints, logs and the result.")
     ] = None,
     encoder: Encoder = None,
-    llm: Annotated[
-        str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the embedded one.")
-    ] = None,
+    llm: Annotated[str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the recipe's.")] = None,
     features: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache; left out: OUT/features.")] = None,
     init: Annotated[
         Path | None,
@@ -250,6 +255,12 @@ def train(
     check_data: Annotated[
         bool, typer.Option("--check-data", help="Only read the data, and say what is wrong.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what it would take: parameters, memory, time. Loads no weights.")
+    ] = False,
+    cluster: Annotated[
+        str, typer.Option(metavar="NAME", help="With --plan: cpu2, a100x8, h100x8 or 2xh100x8.")
+    ] = "cpu2",
     shard: Annotated[bool, typer.Option("--shard", help="Several ranks share the weights, not only the work.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -262,18 +273,25 @@ def train(
     from .train.recipes import RECIPES
 
     chosen = _recipe(RECIPES, recipe, settings)
+    encoder, llm = encoder or chosen.encoder, llm or chosen.llm
+    if plan:
+        _tell_plan(replace(chosen, encoder=encoder, llm=llm), cluster, shard, as_json)
+        return
+    if not data:
+        raise ValueError("train wants --data SET, or --plan to say only what it would take")
     sources = [Source.parse(one) for one in data]
     if check_data:
         paths = [one.path for one in sources] + ([] if val is None else [val])
         raise typer.Exit(_check_data(paths, out, features, max_bad, as_json))
     if val is None or out is None:
-        raise ValueError("training needs --val and --out; only --check-data does without")
+        raise ValueError("training wants --val SET and --out DIR; only --check-data and --plan do without")
     from .reasoner.answer import NANO
     from .train import fit
 
     model = fit.run(
-        sources, val, encoder or NANO / "encoder", out, chosen, llm, features, init=init, max_bad=max_bad, sharded=shard
-    )
+        sources, val, encoder or NANO / "encoder", out, chosen, llm or None, features, init=init, max_bad=max_bad,
+        sharded=shard,
+    )  # fmt: skip
     aside = fit.told(model).get("set_aside", 0)
     told = f"model: {model}; ask it with `foretell ask VIDEO QUESTION --model {model}`"
     told += f"\n{aside} samples were set aside: {out / 'quarantine.jsonl'}" if aside else ""
@@ -476,6 +494,15 @@ def _certainty(answer: "Answer") -> str:
     sure = "too unsure to rely on" if answer.abstained else "sure enough to answer"
     shown, duration = answer.evidence["shown"], answer.evidence["duration"]
     return f"confidence {answer.confidence:.0%} ({sure}); shown: up to {shown:.2f} s of {duration:.2f} s"
+
+
+def _tell_plan(recipe: "FitRecipe", cluster: str, shard: bool, as_json: bool) -> None:
+    """What a training would take, as a table or JSON."""
+    from .train import plan as planning
+
+    with _working("planning"):
+        found = planning.plan(recipe, cluster, "fsdp" if shard else "ddp")
+    _tell({"recipe": asdict(recipe), **asdict(found)}, planning.table(found), as_json)
 
 
 def _check_data(paths: Sequence[Path], out: Path | None, features: Path | None, max_bad: float, as_json: bool) -> int:

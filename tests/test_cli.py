@@ -28,7 +28,8 @@ COMMANDS = {
     "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --mirror --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
-    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --shard --json",
+    "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "
+    "--cluster --shard --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval surprise": "DATA --out --model --json",
@@ -148,6 +149,8 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
             ["train", "nano", "--data", "x", "--val", "x", "--out", "there", "--set", "steps=1"],
             "stages.tune.lr (float)",
         ),
+        (["train", "nano", "--data", "x"], "--val DIR"),
+        (["train", "nano", "--plan", "--cluster", "h200"], "cpu2, a100x8, h100x8, 2xh100x8"),
         (["features", "nowhere", "--encoder", "nowhere"], "nowhere holds no clips.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json"], "nowhere holds no clips.jsonl"),
         (["surprise", "none.mp4"], "none.mp4: cannot be opened"),

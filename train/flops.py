@@ -7,10 +7,12 @@ Matrix products only, two operations a multiply-add; all else is below 2% of the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import flop_counter
 from transformers import VJEPA2Model
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Layer
 
@@ -18,6 +20,12 @@ from ..perception.encoder import grid_of
 from .masks import Mask
 from .objectives import STRIDE, Student
 from .recipes import PretrainRecipe
+
+FORMULAS: dict[Any, Callable[..., int]] = flop_counter.flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_counter.sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_counter.sdpa_backward_flop,
+}
+"""torch's own count of each operation that FlopCounterMode knows, and of the attention that CPUs use."""
 
 
 def linear(module: nn.Module, tokens: int) -> int:
@@ -51,9 +59,20 @@ def encoding(model: VJEPA2Model, kept: int, trained: bool) -> int:
 
 def prediction(model: VJEPA2Model, shown: int, told: int) -> int:
     """The predictor, or the decoder that it is for pixels, trained: so many tokens shown, so many more told."""
+    return 3 * expectation(model, shown, told)
+
+
+def expectation(model: VJEPA2Model, shown: int, told: int) -> int:
+    """The predictor's forward alone."""
     predictor, both = model.predictor, shown + told
     entry = linear(predictor.embeddings.predictor_embeddings, shown)
-    return 3 * (entry + transformer(predictor.layer, both) + linear(predictor.proj, both))
+    return entry + transformer(predictor.layer, both) + linear(predictor.proj, both)
+
+
+def watching(model: VJEPA2Model) -> int:
+    """The frozen features of one clip: all of it is encoded, and the predictor tells as much as it is shown."""
+    past = whole(model) // 2
+    return encoding(model, whole(model), trained=False) + expectation(model, past, past)
 
 
 def whole(model: VJEPA2Model) -> int:

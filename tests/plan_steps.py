@@ -1,0 +1,49 @@
+"""A process of its own that trains a few steps of a recipe's stage and tells the most memory it held above its imports.
+
+python plan_steps.py RECIPE STAGE STEPS
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import peft  # noqa: F401  # `fit.build` imports it late, and imports are not counted
+from torch import nn
+
+from foretell.perception.encoder import VJEPA2World
+from foretell.reasoner.answer import NANO
+from foretell.train import fit
+from foretell.train.learner import train_dtype
+from foretell.train.plan import stand_in
+from foretell.train.recipes import RECIPES
+
+
+def status(field: str) -> int:
+    """A figure of this process, in bytes: VmRSS (now), VmHWM (the most since `forget`)."""
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def forget() -> None:
+    """Let VmHWM begin anew: what loading took for a moment is no part of a step."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main(name: str, stage_name: str, steps: int) -> None:
+    recipe, imported = RECIPES[name](), status("VmRSS")
+    trainee, _ = fit.build(recipe, VJEPA2World.from_pretrained(NANO / "encoder"), None)
+    stage = recipe.stages[stage_name]
+    optimizer = fit.optimizer_of(fit.trained(trainee, stage_name), stage)
+    batch = stand_in(trainee, recipe, stage, 1, "cpu")
+    trainee.train()
+    forget()
+    for _ in range(steps):
+        fit.compute(trainee, batch, stage)["loss"].backward()
+        nn.utils.clip_grad_norm_([p for p in trainee.parameters() if p.requires_grad], recipe.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    print(json.dumps({"held": status("VmHWM") - imported, "dtype": str(train_dtype())}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
