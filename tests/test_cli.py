@@ -149,7 +149,7 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
             ["train", "nano", "--data", "x", "--val", "x", "--out", "there", "--set", "steps=1"],
             "stages.tune.lr (float)",
         ),
-        (["train", "nano", "--data", "x"], "--val DIR"),
+        (["train", "nano", "--data", "x"], "--val SET"),
         (["train", "nano", "--plan", "--cluster", "h200"], "cpu2, a100x8, h100x8, 2xh100x8"),
         (["features", "nowhere", "--encoder", "nowhere"], "nowhere holds no clips.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json"], "nowhere holds no clips.jsonl"),

@@ -297,7 +297,7 @@ def rehearse(trainee: Trainee, name: str, recipe: FitRecipe, batch: Batch, dtype
     """What one step of a stage holds, uncomputed where trainee and batch are on the meta device; the optimizer's state
     is there as after an earlier step."""
     ledger = Ledger(trainee.model.config.text_config.vocab_size)
-    mine = [p for part in trained(trainee, name).values() for p in part]
+    mine = [p for part in trained(trainee, name).values() for p in part if p.requires_grad]
     ledger.hold(WEIGHTS, [*trainee.parameters(), *trainee.buffers()])
     for parameter in trainee.parameters():
         if state := getattr(parameter, "quant_state", None):
