@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from foretell.perception.encoder import VJEPA2World, tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
 from foretell.train.data import Split
-from foretell.train.facts import MISSING, Targets
+from foretell.train.facts import MISSING, FactHeads, Targets, word_loss
 from foretell.train.pairs import Quarantine, Report, Sample, Source, Turn, check, read_samples, watched
-from foretell.train.recipes import FitRecipe, tiny
+from foretell.train.recipes import tiny
 from foretell.train.worlds import generate
 
 from .conftest import moving_square, write_video
@@ -213,7 +214,7 @@ def test_a_set_that_cannot_be_read_says_so(name: str, text: str | None, told: st
 
 
 def test_without_datasets_one_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'datasets>=4\.6'$"):
         read_samples(tmp_path / "a.parquet", tmp_path)
 
@@ -329,25 +330,16 @@ def test_weights_are_odds_of_a_clip(videos: Path, lab: Path) -> None:
     }
     assert counts["even"] == pytest.approx(1000, abs=100) and counts["third"] == pytest.approx(1500, abs=100)
     rng, again = np.random.default_rng(1), np.random.default_rng(1)
-    assert np.array_equal(third.draw(rng, third.asked_about, 4), again_draw(third, again))
-
-
-def again_draw(split: Split, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    return split.draw(rng, split.asked_about, 4)
+    clips = third.asked_about
+    assert np.array_equal(third.draw(rng, clips, 4), third.draw(again, clips, 4))
 
 
 def test_clips_without_facts_cost_the_heads_nothing() -> None:
-    from foretell.train.facts import FactHeads, word_loss
-
     unknown = Targets.unknown(3)
     pooled = torch.randn(3, 4, 8, requires_grad=True)
     losses = FactHeads(8, 2).loss(pooled, unknown.batch([0, 1, 2]))
     assert {name: loss.item() for name, loss in losses.items()} == {"measures": 0.0, "places": 0.0}
     assert (unknown.words == MISSING).all() and word_loss(torch.randn(3, unknown.words.shape[1], 7), unknown.words) == 0
-
-
-def train(data: Path | Sequence[Source], val: Path, lab: Path, out: Path, recipe: FitRecipe) -> Path:
-    return fit.run(data, val, lab / "encoder", out, recipe, str(lab / "llm"), lab / "features", max_bad=0.3)
 
 
 def logged(folder: Path) -> list[Row]:
@@ -376,7 +368,7 @@ def test_paired_data_trains_a_model_that_answers(
 def test_worlds_and_paired_data_mix(worlds: Path, videos: Path, lab: Path, tmp_path: Path) -> None:
     data = write(videos / "some.jsonl", [flat(n, question="What moves?", answer="A square.") for n in range(4)])
     sources = [Source(worlds), Source(data, 0.5)]
-    train(sources, data, lab, tmp_path / "run", tiny())
+    fit.run(sources, data, lab / "encoder", tmp_path / "run", tiny(), str(lab / "llm"), lab / "features")
     assert [row["step"] for row in logged(tmp_path / "run" / "warm")] == [1, 2, 3, 4]
     assert all(np.isfinite(row["loss"]) for stage in ("warm", "tune") for row in logged(tmp_path / "run" / stage))
     calibration = json.loads((tmp_path / "run" / "model" / "calibration.json").read_text())
