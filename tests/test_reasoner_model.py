@@ -441,7 +441,6 @@ def test_a_missing_package_names_the_command_that_mends_it(monkeypatch: pytest.M
         find_gguf()
 
 
-@pytest.mark.slow
 def test_start_up_leaves_out_what_it_does_not_need() -> None:
     code = """
 import sys
@@ -453,7 +452,6 @@ import scipy, sklearn  # hidden for a moment, not for good
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.slow
 def test_the_packaged_language_model_converts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORETELL_CACHE", str(tmp_path))
     folder = embedded_llm()
