@@ -23,7 +23,8 @@ def shard(
 
     Gathered while they compute: the blocks of the language model one by one, all else with the module itself. They
     compute in `dtype`; shares and the sum of gradients are fp32. Offloading and reshard_after_forward are those of
-    accelerate's FSDP configuration, where it has one. Raises ValueError in a process that has no fellow ranks.
+    accelerate's FSDP configuration, where it has one. Raises ValueError in a process without fellow ranks, and
+    where ranks have not read the weights.
     """
     if not torch.distributed.is_initialized():
         raise ValueError(
@@ -31,6 +32,11 @@ def shard(
             "`accelerate launch --num_processes N -m foretell train ... --shard`, or leave --shard out"
         )
     device, plugin = accelerator.device, accelerator.state.fsdp_plugin if accelerator.is_fsdp2 else None
+    if plugin and plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            "with fsdp_cpu_ram_efficient_loading only the first rank reads the language model, but each takes its "
+            "share of what it has read: set that to false in accelerate's configuration, as train/fsdp2.yaml does"
+        )
     empty = {p for p in module.parameters() if not p.numel()}  # nothing to share, and FSDP2 fails on their gradients
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (accelerator.num_processes,)),
