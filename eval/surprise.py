@@ -1,6 +1,6 @@
 """Surprise: how wrong a model's expectation of the coming frames was, window after window of a video.
 
-The protocol is that of Garrido et al. 2025 (arXiv 2502.11831, section 5; facebookresearch/jepa-intuitive-physics,
+The protocol is that of Garrido et al. 2025 (arXiv 2502.11831; facebookresearch/jepa-intuitive-physics,
 evaluation_code/evals/intuitive_physics/eval.py): windows slide by one tubelet, the start of each is the context, of
 several lengths, and what the model expects of the rest is compared with what came, by L1. Where that code zeroes what
 VideoMAE predicts, models of pixels are here held to their real predictions.
@@ -31,7 +31,7 @@ from ..train.learner import OBJECTIVES
 from ..train.objectives import Student, patches
 
 Floats = NDArray[np.float64]
-STANDS_OUT = 3.5  # robust z-score from which a value is an outlier (Iglewicz & Hoaglin 1993, section 3.3)
+STANDS_OUT = 3.5  # robust z-score from which a value is an outlier (Iglewicz & Hoaglin 1993)
 NOISE = 1e-6  # a spread of surprise below this is rounding
 TOKENS_AT_ONCE = 10_240  # in one forward pass, unless a window alone has more
 CONTEXTS = 6  # at most, evenly spaced: the published configurations have 5 or 6

@@ -114,7 +114,7 @@ def misses(model: VJEPA2Model, pixels: Tensor, came: Tensor, contexts: Sequence[
 def surprise_map(model: VJEPA2Model, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
     """How wrong V-JEPA's predictor is, place by place: [B, T, 3, H, W] -> [B, C, t, h, w], as `misses` tells.
 
-    What came is what the frozen encoder says of the whole window (Garrido et al. 2025, arXiv 2502.11831, section 5;
+    What came is what the frozen encoder says of the whole window (Garrido et al. 2025, arXiv 2502.11831;
     `extract_losses` in facebookresearch/jepa-intuitive-physics, evaluation_code/evals/intuitive_physics/eval.py).
     """
     came = expected_form(tapped(model, pixels, target_levels(model)))

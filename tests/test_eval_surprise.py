@@ -234,8 +234,17 @@ def test_one_more_surprised_by_every_impossible_clip_scores_all_and_one_never_su
     scores = np.ones((24, 5))
     scores[[not clip["possible"] for clip in clips], 2] = 2.0
     told, blank = figures_of(scores, clips), figures_of(np.ones((24, 5)), clips)
-    for name in ("relative accuracy, average", "relative accuracy, maximum", "AUROC, average", "AUROC, maximum"):
-        assert told[name].value == 1.0 and blank[name].value == 0.5
+    for metric in ("relative accuracy", "quadruplet accuracy", "AUROC"):
+        for name in (f"{metric}, average", f"{metric}, maximum"):
+            assert told[name].value == 1.0 and blank[name].value == 0.5
+
+
+def test_looks_make_one_pair_right_and_one_wrong_and_cancel_in_a_quadruplet() -> None:
+    """Whatever ends like tale b surprises, and what is impossible surprises a little more."""
+    scores = np.tile([1.0, 2.0, 2.1, 1.1], 6)[:, None]  # aa, bb, ab, ba
+    told = figures_of(scores, fake_clips(6))
+    assert told["relative accuracy, average"].value == 0.5
+    assert told["quadruplet accuracy, average"].value == 1.0 and told["quadruplet accuracy, average"].n == 6
 
 
 def test_the_least_surprised_context_comes_first() -> None:
@@ -257,6 +266,7 @@ def test_a_model_is_measured_beside_its_untrained_twin_and_twice_the_same(
         for context in contexts
     }
     assert {row["n"] for row in found["figures"] if row["metric"].startswith("relative")} == {8, 4}
+    assert {row["n"] for row in found["figures"] if row["metric"].startswith("quadruplet")} == {4, 2}
     assert found["data"]["quadruplets"] == 4 and found["command"] == "foretell eval surprise"
     assert len(table(found).splitlines()) == 2 + 3
     assert len((tmp_path / "one.clips.jsonl").read_text().splitlines()) == 2 * 16

@@ -1,6 +1,6 @@
 """Violations of expectation: quadruplets of clips, two of them possible and two not, one law broken at a known frame.
 
-After IntPhys (Riochet et al. 2018, arXiv 1803.07616, section 3) and IntPhys 2 (Bordes et al. 2025, arXiv 2506.09849):
+After IntPhys (Riochet et al. 2018, arXiv 1803.07616) and IntPhys 2 (Bordes et al. 2025, arXiv 2506.09849):
 two possible tales, a and b, look alike at one frame, the break: behind a screen, or because things lie alike and only
 move differently. The possible clips are aa and bb; in ab and ba the state of the world is exchanged for the other
 tale's at the break. So every frame of an impossible clip is, at the same time, a frame of a possible one: neither a
