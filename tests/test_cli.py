@@ -345,12 +345,13 @@ def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "seed=4",
         "--init",
         "e",
+        "--shard",
         "--json",
     ]
     assert main(asked) == 0
     sources, options = (
         [Source(Path("a")), Source(Path("b.json"), 0.5)],
-        {"init": Path("e"), "max_bad": 0.05, "sharded": False},
+        {"init": Path("e"), "max_bad": 0.05, "sharded": True},
     )
     assert given == [sources, Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, options]
     told = json.loads(capsys.readouterr().out)

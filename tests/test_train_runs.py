@@ -175,13 +175,11 @@ def test_a_rank_killed_on_one_of_two_nodes_is_started_again_and_changes_no_loss(
     here = os.environ | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
     here["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     script = [str(tmp_path / "node.py"), str(lab), str(tmp_path / "out")]
-    agents = [
-        subprocess.Popen(
-            ["ip", "netns", "exec", name, sys.executable, *launch, "--local_addr", f"10.77.0.{place}", *script],
-            env=here, stderr=subprocess.PIPE, text=True,
-        )
-        for place, name in enumerate(nodes, start=1)
-    ]  # fmt: skip
+    agents = []
+    for place, name in enumerate(nodes, start=1):
+        own = ["--local_addr", f"10.77.0.{place}", "--rdzv_conf", f"is_host={int(place == 1)}"]
+        command = ["ip", "netns", "exec", name, sys.executable, *launch, *own, *script]
+        agents.append(subprocess.Popen(command, env=here, stderr=subprocess.PIPE, text=True))
     told = [agent.communicate()[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(told)
     assert (tmp_path / "out" / "killed").exists()
