@@ -18,9 +18,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Not fields of VJEPA2Config itself, kept in a saved folder's config.json: `rate`, in frames per second, and `taps`.
 EMBEDDED: dict[str, Any] = {"attn_implementation": "sdpa", "rate": 8.0}
 
-OVERSAMPLE = 4
-"""A file is read at most so many times the encoder's side large: enough for the resize to average, and a 4000x3000
-video stays small."""
 
 Rotation = tuple[Tensor, Tensor]
 

@@ -40,6 +40,9 @@ _HEAD = struct.Struct("<QQdd")  # height, width, duration, shown
 _TOLERANCE_US = 1000
 
 StrPath = str | os.PathLike[str]
+OVERSAMPLE = 4
+"""A file is read at most so many times the encoder's side large: enough for the resize to average, and a 4000x3000
+video stays small."""
 
 
 class VideoError(ValueError):

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..perception.encoder import OVERSAMPLE
-from ..perception.video import Clip, read_clip
+from ..perception.video import OVERSAMPLE, Clip, read_clip
 from .llm import load_tokenizer
 from .model import ForetellForConditionalGeneration, Lora, load
 from .processing import ForetellProcessor, Pack, collate, pack

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..bridge.cache import FeatureCache, Frames, build, claim, encoder_digest, feature_key, file_digest
-from ..perception.encoder import OVERSAMPLE, VJEPA2World
-from ..perception.video import VideoError, frame_grid, read_clip
+from ..perception.encoder import VJEPA2World
+from ..perception.video import OVERSAMPLE, VideoError, frame_grid, read_clip
 from .facts import MISSING, Targets
 from .learner import train_device, train_dtype
 from .pairs import Excerpt, Quarantine, by_excerpt, progress, read_samples, readable, with_faults
