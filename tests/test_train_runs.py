@@ -105,7 +105,7 @@ def assert_same_run(found: Path, wanted: Path, statuses: list[int]) -> None:
 
 
 def test_kill_minus_nine_at_random_moments_changes_no_bit(lab: Path, order: Order, tmp_path: Path) -> None:
-    kill_and_resume(lab, order, tmp_path, kills=6, in_save=3)
+    kill_and_resume(lab, order, tmp_path, kills=4, in_save=2)
 
 
 @pytest.mark.slow
