@@ -368,7 +368,7 @@ def bench(
     test: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that the figures are about.")],
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Every run; a stopped benchmark goes on from here.")],
     out: Annotated[Path, typer.Option(metavar="JSON", help="Figures; plots beside it.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Ten minutes: does it run? The figures say nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes: does it run? The figures say nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """JEPA against pixel-generative rivals at equal compute: how much less of it does JEPA need, if any?"""

@@ -1,8 +1,8 @@
 """JEPA against its pixel-generative rivals at equal compute: what their features tell, along training, with controls.
 
 Every run sees the same clips in the same order through the same encoder and optimizer; runs of one kind end at the same
-number of operations. Scores are probes on worlds that no run has seen. The claim that is settled is a ratio: the
-compute that a pixel rival needs to reach a score, over JEPA's.
+number of operations (a frozen teacher's come on top). Scores are probes on worlds that no run has seen. The claim that
+is settled is a ratio: the compute that a pixel rival needs to reach a score, over JEPA's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +23,14 @@ from torch import Tensor
 from ..bridge.projector import average
 from ..perception.encoder import VJEPA2World, grid_of, normalise, tapped
 from ..train import pretrain
-from ..train.data import Packed, load_clips
-from ..train.learner import build, objective_of, step_flops, train_dtype
+from ..train.alarm import Unhealthy
+from ..train.data import Packed, live_encoder, load_clips
+from ..train.learner import build, objective_of, step_flops
 from ..train.objectives import pixels_of
 from ..train.recipes import PretrainRecipe, nano_encoder
-from .probe import Bench, Question, See, Training, questions_of, random_init, score_of, watch
+from .probe import Bench, Cells, Question, See, Training, plain_score, questions_of, random_init, score_of, watch
 from .race import Curve, ratios, resampled, resamples_of, verdict
-from .record import digest, line, mark, provenance, readable, rounded, write
+from .record import digest, mark, provenance, rounded, write
 from .stats import figure
 
 Row = dict[str, Any]
@@ -157,13 +158,10 @@ def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
     """The data axis: both video sides on growing numbers of clips, in every size of encoder."""
     jobs = []
     for objective in SIDES["videos"]:
-        steps = recipe_of(plan, "videos", objective, plan.axis_steps).steps
+        base = recipe_of(plan, "videos", objective, plan.axis_steps)
         for encoder in plan.axis_encoders:
             for clips in plan.axis_clips:
-                recipe = recipe_of(plan, "videos", objective, plan.axis_steps)
-                recipe = replace(
-                    recipe, steps=steps, encoder=encoder, clips=clips, lr=rates[objective], snapshots=(steps,)
-                )
+                recipe = replace(base, encoder=encoder, clips=clips, lr=rates[objective])
                 jobs.append(Job(f"axis-{objective}-{encoder}-{clips}", "videos", recipe))
     return jobs
 
@@ -176,7 +174,7 @@ def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
     if not (last / "training.json").is_file():
         teacher = folder / job.teacher / "encoder" if job.teacher else None
         pretrain.run(data, out, recipe, teacher=teacher)
-    extra = points_of_teacher(folder / job.teacher) if job.teacher else (0.0, 0.0)
+    extra = cost_of_teacher(folder / job.teacher) if job.teacher else (0.0, 0.0)
     points = []
     for step in recipe.snapshots:
         told = json.loads((pretrain.snapshot(out, step) / "training.json").read_text(encoding="utf-8"))
@@ -184,7 +182,7 @@ def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
     return points
 
 
-def points_of_teacher(folder: Path) -> tuple[float, float]:
+def cost_of_teacher(folder: Path) -> tuple[float, float]:
     """What a teacher cost is part of what its student cost: operations, seconds."""
     told = json.loads((folder / "encoder" / "training.json").read_text(encoding="utf-8"))
     return float(told["flops"]), float(told["wall_seconds"])
@@ -205,6 +203,19 @@ def pixels_for(world: VJEPA2World, frames: Tensor) -> Tensor:
 def blurred(tokens: Tensor, world: VJEPA2World) -> Tensor:
     """2 x 2 neighbours averaged: [B, t h w, C] -> float32 [B, t h/2 w/2, C]."""
     return average(tokens.float(), grid_of(world.model.config))
+
+
+def beside(tokens: Tensor, world: VJEPA2World) -> Tensor:
+    """2 x 2 neighbours side by side, nothing averaged away: [B, t h w, P] -> [B, t h/2 w/2, 4 P]."""
+    t, height, width = grid_of(world.model.config)
+    cells = tokens.unflatten(1, (t, height // 2, 2, width // 2, 2))  # [B, t, h/2, 2, w/2, 2, P]
+    joined: Tensor = cells.transpose(3, 4).flatten(4).flatten(1, 3)
+    return joined
+
+
+def raw_pixels(world: VJEPA2World) -> See:
+    """As many tokens of plain pixels."""
+    return lambda frames: beside(pixels_of(normalise(frames), world.model.config), world)
 
 
 def shuffled(see: See, seed: int = 0) -> See:
@@ -269,27 +280,7 @@ def variables(packed: Packed, names: Sequence[str]) -> dict[str, Question]:
 
 def world_of(folder: Path) -> VJEPA2World:
     """An encoder of a run, in the type that is fast here."""
-    world = VJEPA2World.from_pretrained(folder)
-    torch.nn.Module.to(world.model, train_dtype())
-    return world
-
-
-class Cells:
-    """What probes said of the test clips, on disk as it comes, by (encoder, variable, probe); another `mark`'s is not
-    known."""
-
-    def __init__(self, path: Path, depends: str) -> None:
-        self.path, self.mark = path, depends
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = list(readable(path))
-        write(path, "".join(map(line, rows)))  # without a line that was cut off
-        mine = [row for row in rows if row["mark"] == depends]
-        self.done = {tuple(row["cell"]): np.array(row["told"], dtype=np.float32) for row in mine}
-
-    def keep(self, cell: tuple[str, str, str], told: Floats) -> None:
-        self.done[cell] = told
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line({"mark": self.mark, "cell": cell, "told": np.round(told, 4).tolist()}))
+    return live_encoder(VJEPA2World.from_pretrained(folder))
 
 
 @dataclass
@@ -317,8 +308,9 @@ class Referee:
             bench = self.exams[kind].bench(opened, see(opened), (test or see)(opened))
         for variable, probe in missing:
             how = self.plan.final if probe == "attentive4" else self.plan.curve
-            self.cells.keep(cells[variable, probe], bench.tell(variable, probe, self.plan.labels, how).values)
-        return {key: self.cells.done[cell] for key, cell in cells.items()}
+            told = bench.tell(variable, probe, self.plan.labels, how).values
+            self.cells.keep(cells[variable, probe], {"told": np.round(told, 4).tolist()})
+        return {key: np.array(self.cells.done[cell]["told"], dtype=np.float32) for key, cell in cells.items()}
 
     def judge(self, kind: Kind, variable: str, told: Floats) -> Row:
         """The figure of what was said of a variable, its interval over scenes."""
@@ -330,10 +322,7 @@ class Referee:
 CONTROLS: dict[str, tuple[Callable[[VJEPA2World], See], Callable[[VJEPA2World], See] | None]] = {
     "shuffled frames": (lambda world: shuffled(thirds(world)), None),
     "recoloured objects": (thirds, lambda world: recoloured(thirds(world))),
-    "raw pixels": (
-        lambda world: lambda frames: blurred(pixels_of(normalise(frames), world.model.config), world),
-        None,
-    ),
+    "raw pixels": (raw_pixels, None),
 }
 """How the clips that a probe learns from are seen, and the test clips, where those are seen differently."""
 
@@ -352,8 +341,9 @@ def run(
     """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
 
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
-    figures are about; runs: everything that a stopped benchmark goes on from. Raises ValueError for worlds that are
-    too few or lack a variable.
+    figures are about; runs: everything that a stopped benchmark goes on from. A run that the alarm stops is told under
+    "stopped" and left out. Raises ValueError for worlds that are too few or lack a variable, Unhealthy where a side of
+    the ratio cannot be trained.
     """
     clips = load_clips(data)
     if len(clips.clips) < max(plan.axis_clips):
@@ -369,12 +359,20 @@ def run(
     main = main_jobs(plan, rates["chosen"])
     axis = axis_jobs(plan, rates["chosen"])
     curves: dict[tuple[str, str, str], list[Curve]] = {}
+    stopped: dict[str, str] = {}
     for number, job in enumerate(main):
         tell(job.name, number, len(main) + len(axis))
-        for (variable, probe), curve in followed(job, frames, runs, judged_by).items():
+        try:
+            found_curves = followed(job, frames, runs, judged_by)
+        except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others
+            if job.recipe.objective in (side for pair in SIDES.values() for side in pair):
+                raise
+            stopped[job.name] = str(error)
+            continue
+        for (variable, probe), curve in found_curves.items():
             curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
     found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
-    found |= {kind: settled(kind, curves, judged_by) for kind in SIDES}
+    found |= {"stopped": stopped} | {kind: settled(kind, curves, judged_by) for kind in SIDES}
     found["data_axis"] = []
     for number, job in enumerate(axis, start=len(main)):
         tell(job.name, number, len(main) + len(axis))
@@ -385,28 +383,33 @@ def run(
 
 
 def tuned(plan: Plan, frames: Path, runs: Path, referee: Referee) -> dict[str, Any]:
-    """Every side's learning rate, by the mean of its ridge probes on validation clips after a part of a run."""
+    """Every side's learning rate, by the mean of its ridge probes on validation clips after a part of a run.
+
+    A rate at which the alarm stops a run is out. Raises Unhealthy where that leaves a side none.
+    """
     scores: dict[str, dict[float, float]] = {}
+    stopped: dict[str, str] = {}
     for job in tuning_jobs(plan):
-        (point,) = points_of(job, frames, runs)
-        told = referee.ask(f"{job.name} (validation)", job.kind, lambda: world_of(point.folder), ("ridge",))  # noqa: B023
+        try:
+            (point,) = points_of(job, frames, runs)
+        except ArithmeticError as error:
+            stopped[job.name] = str(error)
+            continue
+        told = referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, point.folder), ("ridge",))
         answers = referee.exams[job.kind].answers
-        each = [plain(answers[variable], values) for (variable, _), values in told.items()]
+        each = [plain_score(answers[variable], values) for (variable, _), values in told.items()]
         scores.setdefault(job.recipe.objective, {})[job.recipe.lr] = float(np.mean(each))
+    if left := [side for pair in SIDES.values() for side in pair if side not in scores]:
+        raise Unhealthy(f"every rate of {', '.join(left)} was stopped: {'; '.join(stopped.values())}")
     best = {objective: max(tried, key=lambda rate: tried[rate]) for objective, tried in scores.items()}
-    return {"chosen": best, "scores": scores}
-
-
-def plain(question: Question, told: Floats) -> float:
-    """A probe's score on all clips, as it is."""
-    return float(score_of(question, told)(np.ones((1, len(told))))[0])
+    return {"chosen": best, "scores": scores, "stopped": stopped}
 
 
 def followed(job: Job, frames: Path, runs: Path, referee: Referee) -> dict[tuple[str, str], Curve]:
     """The curves of one run, for every variable and probe."""
     points = points_of(job, frames, runs)
     told = [
-        referee.ask(f"{job.name} {number}", job.kind, lambda: world_of(point.folder), ("ridge", "attentive1"))  # noqa: B023
+        referee.ask(f"{job.name} {number}", job.kind, partial(world_of, point.folder), ("ridge", "attentive1"))
         for number, point in enumerate(points)
     ]
     flops, seconds = (np.array([getattr(point, name) for point in points]) for name in ("flops", "seconds"))
@@ -420,7 +423,7 @@ def settled(kind: Kind, curves: Mapping[tuple[str, str, str], list[Curve]], refe
 
     def fresh() -> VJEPA2World:
         learner = build(replace(referee.plan.base, objective=jepa, encoder=encoder), None)
-        return random_init(VJEPA2World(learner.encoder, rate=referee.plan.base.rate))
+        return live_encoder(random_init(VJEPA2World(learner.encoder, rate=referee.plan.base.rate)))
 
     base = referee.ask(f"{RANDOM} ({kind})", kind, fresh, ("ridge", "attentive1", "attentive4"))
     raced = [
@@ -462,16 +465,12 @@ def finals(
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
     jepa = SIDES[kind][0]
     exam, runs = referee.exams[kind], referee.cells.path.parent
-    objectives = [*SIDES[kind], *(referee.plan.others if kind == "videos" else ())]
-    told = {
-        objective: referee.ask(
-            f"{objective}-0 end", kind, lambda: world_of(runs / f"{objective}-0" / "encoder"), ("attentive4",)  # noqa: B023
-        )
-        for objective in objectives
-    }  # fmt: skip
+    others = [name for name in referee.plan.others if (runs / f"{name}-0" / "encoder" / "training.json").is_file()]
+    objectives = [*SIDES[kind], *(others if kind == "videos" else ())]
+    ends = {objective: partial(world_of, runs / f"{objective}-0" / "encoder") for objective in objectives}
+    told = {name: referee.ask(f"{name}-0 end", kind, end, ("attentive4",)) for name, end in ends.items()}
     for name, (see, test) in CONTROLS.items():
-        world = lambda: world_of(runs / f"{jepa}-0" / "encoder")  # noqa: E731
-        told[name] = referee.ask(f"{jepa}-0 {name}", kind, world, ("attentive4",), see, test)
+        told[name] = referee.ask(f"{jepa}-0 {name}", kind, ends[jepa], ("attentive4",), see, test)
     told[RANDOM] = {key: values for key, values in base.items() if key[1] == "attentive4"}
     rows = [
         {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
@@ -494,7 +493,7 @@ def gap(question: Question, ours: Floats, theirs: Floats) -> Row:
 def axis_rows(job: Job, frames: Path, runs: Path, referee: Referee) -> list[Row]:
     """Raw points of the data axis, for a later fit."""
     (point,) = points_of(job, frames, runs)
-    told = referee.ask(job.name, job.kind, lambda: world_of(point.folder), ("ridge", "attentive1"))
+    told = referee.ask(job.name, job.kind, partial(world_of, point.folder), ("ridge", "attentive1"))
     shared = {"objective": job.recipe.objective, "encoder": job.recipe.encoder, "clips": job.recipe.clips}
     shared |= {"flops": point.flops, "seconds": point.seconds}
     return [

@@ -63,9 +63,10 @@ def variables_of(clip: Row) -> dict[str, float]:
     told["colour"] = float(KINDS["colour"].index(clip["objects"][0]["colour"]))
     if clip["scenario"] == "towers":
         return told | {"margin": float(min(clip["notes"]["margins"]))}
-    if clip["scenario"] != "dominoes":
-        told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
-    if clip["scenario"] != "dominoes" and last > 0:
+    if clip["scenario"] == "dominoes":
+        return told
+    told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
+    if last > 0:
         told["speed"] = float(np.linalg.norm(now[:3] - before[:3]) * clip["fps"])
         told["mass"] = math.log(volume(clip["objects"][0]) * clip["objects"][0]["density"])
     return told

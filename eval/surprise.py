@@ -23,7 +23,7 @@ from transformers import VJEPA2Config, VJEPA2Model
 
 from ..perception.encoder import VJEPA2World, grid_of, no_future, normalise, resize, tapped
 from ..perception.predictor import BLOCKS, misses, predict, surprise, unroll
-from ..perception.video import Clip, read_clip
+from ..perception.video import OVERSAMPLE, Clip, read_clip
 from ..reasoner.answer import NANO
 from ..reasoner.llm import quiet
 from ..train import checkpoint
@@ -218,7 +218,7 @@ def read_all(path: str | Path, watcher: Watcher, until: float | None, window: in
     """A video up to `until` on the model's time grid; one shorter than the window repeats its first frame."""
     last = read_clip(path, rate=watcher.rate, count=1, until=until, size=watcher.config.crop_size)
     count = int((last.shown + 1e-3) * watcher.rate) + 1  # frames appear up to 1 ms late (DESIGN, Frames shown)
-    size = 4 * int(watcher.config.crop_size)  # leaves the resize enough to average
+    size = OVERSAMPLE * int(watcher.config.crop_size)
     return read_clip(path, rate=watcher.rate, count=max(window, count), until=until, size=size)
 
 

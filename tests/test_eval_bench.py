@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import VJEPA2Config
+import torch
+from transformers import VJEPA2Config, VJEPA2Model
 
 from foretell.eval import bench
 from foretell.eval.bench import Plan, axis_jobs, cost, main_jobs, recipe_of, run, table, tuning_jobs
 from foretell.eval.probe import Bench, Question, Training
 from foretell.eval.race import Curve, crossings, ratios, verdict
-from foretell.perception.encoder import tiny_config
-from foretell.train import learner
+from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
+from foretell.train import learner, pretrain
+from foretell.train.alarm import Unhealthy
 from foretell.train.data import load_clips
+from foretell.train.objectives import pixels_of
 from foretell.train.recipes import tiny_encoder
 from foretell.train.worlds import Spec, generate
 
@@ -95,6 +98,16 @@ def test_the_plan_has_three_seeds_a_side_one_of_the_rest_and_a_data_axis_of_equa
         assert len({job.recipe.steps for job in axis if job.recipe.objective == objective}) == 1
 
 
+def test_neighbouring_pixels_lie_side_by_side_and_none_is_lost() -> None:
+    world = VJEPA2World(VJEPA2Model(tiny_config()))
+    frames = torch.randint(0, 256, (2, 8, 16, 16, 3), dtype=torch.uint8)
+    tokens = pixels_of(normalise(frames), world.model.config)  # [2, 4 * 4 * 4, P]
+    found = bench.raw_pixels(world)(frames)
+    assert found.shape == (2, 4 * 2 * 2, 4 * tokens.shape[-1])
+    assert torch.equal(found[:, 0], torch.cat([tokens[:, place] for place in (0, 1, 4, 5)], dim=-1))
+    assert torch.equal(found.flatten(1).sort().values, tokens.flatten(1).sort().values)
+
+
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Worlds whose decoded frames are shrunk to what the tiny encoders see."""
@@ -113,7 +126,7 @@ def tiny_picture() -> VJEPA2Config:
 def tiny_plan() -> Plan:
     short = Training(batch=8, every=4, patience=1, most=4, width=24)
     return Plan(
-        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, others=("salt",), labels=20,
+        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, others=("salt", "lejepa"), labels=20,
         axis_clips=(20, 40), axis_encoders=("tiny",), axis_steps=2, curve=short, final=short,
         encoders={"videos": "tiny", "images": "tiny_picture"},
         base=replace(tiny_encoder(), steps=4, warmup=1, held_out=8),
@@ -134,6 +147,13 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
             raise KeyboardInterrupt
         return tell(self, name, *given)
 
+    def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
+        if out.name in ("tune-vjepa-0.002", "lejepa-0"):
+            raise Unhealthy(f"{out.name} was stopped")
+        return train(data, out, *given, **named)
+
+    train = pretrain.run
+    monkeypatch.setattr(pretrain, "run", doomed)
     monkeypatch.setattr(Bench, "tell", counted)
     with pytest.raises(KeyboardInterrupt):
         run(*folders, tmp_path / "runs", out, tiny_plan())
@@ -147,6 +167,8 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         features = {row["features"] for row in found[kind]["finals"]}
         assert features >= {jepa, rival, bench.RANDOM, *bench.CONTROLS}
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
+    assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "tune-vjepa-0.002" in found["tuning"]["stopped"]
+    assert found["stopped"] == {"lejepa-0": "lejepa-0 was stopped"}
     flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
     assert len(found["data_axis"]) == 2 * 2 * 3 * 2 and "| vjepa | falls |" in table(found)
