@@ -77,7 +77,7 @@ class Plan:
 def quick() -> Plan:
     """Minutes: does the machinery run? Its figures say nothing."""
     return Plan(
-        steps=24, points=(0.5, 1.0), rates=(6e-4,), seeds=2, others=("lejepa",), labels=200, axis_clips=(100, 200),
+        steps=24, points=(0.5, 1.0), rates=(6e-4,), seeds=2, others=("lejepa",), labels=200, test_clips=300, axis_clips=(100, 200),
         axis_encoders=("small",), axis_steps=12, curve=Training(every=25, patience=1, most=50),
         final=Training(every=25, patience=1, most=50),
     )  # fmt: skip
