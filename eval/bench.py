@@ -34,17 +34,26 @@ from .record import digest, mark, provenance, rounded, write
 from .stats import figure
 
 Row = dict[str, Any]
+Curves = dict[tuple[str, str, str], list[Curve]]
+"""By objective, variable and probe, one a run."""
 Floats = NDArray[Any]
 Kind = Literal["videos", "images"]
-SIDES: dict[Kind, tuple[str, str]] = {"videos": ("vjepa", "videomae"), "images": ("ijepa", "mae")}
-"""JEPA and its pixel rival."""
+SIDES: dict[Kind, tuple[str, str]] = {"images": ("ijepa", "mae"), "videos": ("vjepa", "videomae")}
+"""JEPA and its pixel rival; images first, since they take minutes."""
 OTHERS = ("vjepa_dense", "lejepa", "pixel_ar", "salt")
 VARIABLES: dict[Kind, tuple[str, ...]] = {
     "videos": ("falls", "touches", "speed"),
     "images": ("shape", "colour", "count"),
 }
+CORE: dict[Kind, tuple[str, ...]] = {"videos": ("falls", "touches"), "images": ("shape",)}
+"""The variables that decide which clips are asked about; the others are asked about those of the same clips that have
+them, so that no clip is encoded for one variable alone."""
 ENCODER: dict[Kind, str] = {"videos": "nano", "images": "nano_picture"}
 RANDOM = "random init"
+ALONG, FINAL = ("ridge", "attentive1"), ("attentive4",)
+"""Probes along a run, and at its end."""
+HEADS = ((3e-4, 0.01), (1e-3, 0.1))
+"""Two of the probe's learning rates and weight decays, the same for everybody: all four would double the hours."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +62,34 @@ class Plan:
 
     steps: of V-JEPA and I-JEPA; their rivals take as many operations. points: shares of a run after which it is probed.
     rates: learning rates that every side may choose from, after tune_share of a run, by ridge probes on validation
-    clips. seeds: of both sides; the other objectives run once. labels: training clips of a probe. axis_clips,
+    clips. seeds: of both sides; the other objectives run once. labels, curve_labels: training clips of the 4-block
+    probe, and of those along a run; test_clips: at most so many of each variable of CORE (0: all). axis_clips,
     axis_encoders: the data axis, of equal steps (axis_steps).
     """
 
-    steps: int = 1200
-    points: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    steps: int = 1000
+    points: tuple[float, ...] = (0.25, 0.5, 1.0)
     rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
     tune_share: float = 0.25
     seeds: int = 3
     others: tuple[str, ...] = OTHERS
     labels: int = 2000
+    curve_labels: int = 1000
     axis_clips: tuple[int, ...] = (1000, 4000, 16000, 64000)
     axis_encoders: tuple[str, ...] = ("small", "nano", "large")
     axis_steps: int = 600
     encoders: Mapping[Kind, str] = field(default_factory=lambda: ENCODER)
-    test_clips: int = 2000
-    curve: Training = field(default_factory=lambda: Training(patience=4, most=1500))
-    final: Training = field(default_factory=lambda: Training(most=3000))
+    test_clips: int = 0
+    curve: Training = field(default_factory=lambda: Training(every=50, patience=5, most=800, rates=HEADS))
+    final: Training = field(default_factory=lambda: Training(every=50, patience=8, most=2000, rates=HEADS))
     base: PretrainRecipe = field(default_factory=nano_encoder)
 
 
 def quick() -> Plan:
     """Minutes: does the machinery run? Its figures say nothing."""
     return Plan(
-        steps=24, points=(0.5, 1.0), rates=(6e-4,), seeds=2, others=("lejepa",), labels=200, test_clips=300, axis_clips=(100, 200),
+        steps=24, points=(0.5, 1.0), rates=(6e-4,), seeds=2, others=("lejepa",), labels=200, curve_labels=100,
+        test_clips=100, axis_clips=(100, 200),
         axis_encoders=("small",), axis_steps=12, curve=Training(every=25, patience=1, most=50),
         final=Training(every=25, patience=1, most=50),
     )  # fmt: skip
@@ -244,16 +256,10 @@ class Exam:
     answers: Mapping[str, Question]
 
     @classmethod
-    def both(cls, train: Path, test: Path, plan: Plan) -> dict[Kind, Exam]:
-        """Of videos and of images: the first clips that give plan.labels values of every variable, and the test's."""
-        learned, tested = load_clips(train), load_clips(test)
-        tested = part_of(tested, np.arange(min(plan.test_clips, len(tested.clips))))
-        exams: dict[Kind, Exam] = {}
-        for kind, names in VARIABLES.items():
-            rows = np.concatenate([one.rows[: plan.labels] for one in variables(learned, names).values()])
-            packed = part_of(learned, np.unique(rows))
-            exams[kind] = cls(packed, tested, variables(packed, names), variables(tested, names))
-        return exams
+    def of(cls, train: Packed, test: Packed, kind: Kind, labels: int, most: int) -> Exam:
+        """Of the first `labels` training clips of every variable of CORE, and the first `most` test clips (0: all)."""
+        learned, tested = (core(packed, kind, count) for packed, count in ((train, labels), (test, most)))
+        return cls(learned, tested, variables(learned, kind), variables(tested, kind))
 
     def bench(self, world: VJEPA2World, learn: See, test: See) -> Bench:
         """Features of both, as probes want them."""
@@ -270,12 +276,18 @@ def part_of(packed: Packed, rows: NDArray[np.int64]) -> Packed:
     return replace(packed, clips=clips, frames=packed.frames[rows], index=index, digests=digests)
 
 
-def variables(packed: Packed, names: Sequence[str]) -> dict[str, Question]:
-    """Those of `names`. Raises ValueError where the worlds do not have one."""
+def core(packed: Packed, kind: Kind, count: int) -> Packed:
+    """The first `count` clips of each of the variables that decide."""
+    known = variables(packed, kind)
+    return part_of(packed, np.unique(np.concatenate([known[name].rows[: count or None] for name in CORE[kind]])))
+
+
+def variables(packed: Packed, kind: Kind) -> dict[str, Question]:
+    """What is asked about clips. Raises ValueError where the worlds do not have it."""
     known = questions_of(packed.clips)
-    if missing := [name for name in names if name not in known]:
+    if missing := [name for name in VARIABLES[kind] if name not in known]:
         raise ValueError(f"{packed.root} has no {', '.join(missing)}: render worlds of all scenarios")
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in VARIABLES[kind]}
 
 
 def world_of(folder: Path) -> VJEPA2World:
@@ -285,11 +297,30 @@ def world_of(folder: Path) -> VJEPA2World:
 
 @dataclass
 class Referee:
-    """Asks probes about encoders, each encoder's features being made once and only where something is not known yet."""
+    """Asks probes about encoders, each encoder's features being made once and only where something is not known yet.
+
+    exams: by kind, for probes along runs and for the strongest one, which gets more labels; both ask the same of the
+    same test clips.
+    """
 
     plan: Plan
-    exams: Mapping[Kind, Exam]
+    exams: Mapping[tuple[Kind, bool], Exam]
     cells: Cells
+
+    @classmethod
+    def over(cls, train: Packed, test: Packed, plan: Plan, cells: Cells) -> Referee:
+        """A referee whose test clips are these."""
+        labels = {False: plan.curve_labels, True: plan.labels}
+        exams = {
+            (kind, final): Exam.of(train, test, kind, labels[final], plan.test_clips)
+            for kind in SIDES
+            for final in labels
+        }
+        return cls(plan, exams, cells)
+
+    def answers(self, kind: Kind) -> Mapping[str, Question]:
+        """What is true of the test clips."""
+        return self.exams[kind, False].answers
 
     def ask(
         self,
@@ -300,21 +331,25 @@ class Referee:
         see: Callable[[VJEPA2World], See] = thirds,
         test: Callable[[VJEPA2World], See] | None = None,
     ) -> dict[tuple[str, str], Floats]:
-        """What probes say of every variable, by (variable, probe). test: how test clips are seen, where differently."""
+        """What probes say of every variable, by (variable, probe); the strongest one is asked on its own.
+
+        test: how test clips are seen, where differently.
+        """
+        final = probes == FINAL
+        how, labels = (self.plan.final, self.plan.labels) if final else (self.plan.curve, self.plan.curve_labels)
         cells = {(variable, probe): (name, variable, probe) for variable in VARIABLES[kind] for probe in probes}
         missing = [key for key, cell in cells.items() if cell not in self.cells.done]
         if missing:
             opened = world()
-            bench = self.exams[kind].bench(opened, see(opened), (test or see)(opened))
+            bench = self.exams[kind, final].bench(opened, see(opened), (test or see)(opened))
         for variable, probe in missing:
-            how = self.plan.final if probe == "attentive4" else self.plan.curve
-            told = bench.tell(variable, probe, self.plan.labels, how).values
+            told = bench.tell(variable, probe, labels, how).values
             self.cells.keep(cells[variable, probe], {"told": np.round(told, 4).tolist()})
         return {key: np.array(self.cells.done[cell]["told"], dtype=np.float32) for key, cell in cells.items()}
 
     def judge(self, kind: Kind, variable: str, told: Floats) -> Row:
         """The figure of what was said of a variable, its interval over scenes."""
-        question = self.exams[kind].answers[variable]
+        question = self.answers(kind)[variable]
         found = figure(score_of(question, told), question.scenes, question.chance)
         return {"variable": variable, "metric": question.metric, **asdict(found)}
 
@@ -340,63 +375,68 @@ def run(
 ) -> dict[str, Any]:
     """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
 
+    Both are written after every run, with what is known by then and the names of runs that are "missing".
+
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
     figures are about; runs: everything that a stopped benchmark goes on from. A run that the alarm stops is told under
     "stopped" and left out. Raises ValueError for worlds that are too few or lack a variable, Unhealthy where a side of
     the ratio cannot be trained.
     """
-    clips = load_clips(data)
-    if len(clips.clips) < max(plan.axis_clips):
+    learned, held, tested = (load_clips(one) for one in (data, val, test))
+    if len(learned.clips) < max(plan.axis_clips, default=0):
         raise ValueError(
-            f"{data} holds {len(clips.clips)} clips; the data axis wants {max(plan.axis_clips)}: render more, or pass "
-            "--quick"
+            f"{data} holds {len(learned.clips)} clips; the data axis wants {max(plan.axis_clips)}: render more, or "
+            "pass --quick"
         )
     frames = data / "frames.npy"
-    asked = sha256(repr((plan.labels, plan.test_clips, plan.curve, plan.final, plan.base)).encode()).hexdigest()
+    asked = sha256(
+        repr((plan.labels, plan.curve_labels, plan.test_clips, plan.curve, plan.final, plan.base)).encode()
+    ).hexdigest()
     cells = Cells(runs / "cells.jsonl", mark(*(digest(one / "clips.jsonl") for one in (data, val, test)), asked))
-    chosen_by, judged_by = (Referee(plan, Exam.both(data, held, plan), cells) for held in (val, test))
-    rates = tuned(plan, frames, runs, chosen_by)
-    main = main_jobs(plan, rates["chosen"])
-    axis = axis_jobs(plan, rates["chosen"])
-    curves: dict[tuple[str, str, str], list[Curve]] = {}
-    stopped: dict[str, str] = {}
-    for number, job in enumerate(main):
+    chosen_by, judged_by = (Referee.over(learned, one, plan, cells) for one in (held, tested))
+    rates = tuned(plan, frames, runs, chosen_by, tell)
+    main, axis = main_jobs(plan, rates["chosen"]), axis_jobs(plan, rates["chosen"])
+    found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
+    found |= {"missing": [job.name for job in (*main, *axis)], "stopped": {}, "data_axis": []}
+    curves: Curves = {}
+    for number, job in enumerate((*main, *axis)):
         tell(job.name, number, len(main) + len(axis))
         try:
-            found_curves = followed(job, frames, runs, judged_by)
+            if number < len(main):
+                for (variable, probe), curve in followed(job, frames, runs, judged_by).items():
+                    curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
+                found[job.kind] = settled(job.kind, curves, judged_by)
+            else:
+                found["data_axis"] += axis_rows(job, frames, runs, judged_by)
         except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others
             if job.recipe.objective in (side for pair in SIDES.values() for side in pair):
                 raise
-            stopped[job.name] = str(error)
-            continue
-        for (variable, probe), curve in found_curves.items():
-            curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
-    found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
-    found |= {"stopped": stopped} | {kind: settled(kind, curves, judged_by) for kind in SIDES}
-    found["data_axis"] = []
-    for number, job in enumerate(axis, start=len(main)):
-        tell(job.name, number, len(main) + len(axis))
-        found["data_axis"] += axis_rows(job, frames, runs, judged_by)
-    write(out, json.dumps(rounded(found), indent=1) + "\n")
-    plot(found, out.with_suffix(".png"))
+            found["stopped"][job.name] = str(error)
+        found["missing"].remove(job.name)
+        write(out, json.dumps(rounded(found), indent=1) + "\n")
+        plot(found, out.with_suffix(".png"))
     return found
 
 
-def tuned(plan: Plan, frames: Path, runs: Path, referee: Referee) -> dict[str, Any]:
+def tuned(
+    plan: Plan, frames: Path, runs: Path, referee: Referee, tell: Callable[[str, int, int], None]
+) -> dict[str, Any]:
     """Every side's learning rate, by the mean of its ridge probes on validation clips after a part of a run.
 
     A rate at which the alarm stops a run is out. Raises Unhealthy where that leaves a side none.
     """
     scores: dict[str, dict[float, float]] = {}
     stopped: dict[str, str] = {}
-    for job in tuning_jobs(plan):
+    jobs = tuning_jobs(plan)
+    for number, job in enumerate(jobs):
+        tell(job.name, number, len(jobs))
         try:
             (point,) = points_of(job, frames, runs)
         except ArithmeticError as error:
             stopped[job.name] = str(error)
             continue
         told = referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, point.folder), ("ridge",))
-        answers = referee.exams[job.kind].answers
+        answers = referee.answers(job.kind)
         each = [plain_score(answers[variable], values) for (variable, _), values in told.items()]
         scores.setdefault(job.recipe.objective, {})[job.recipe.lr] = float(np.mean(each))
     if left := [side for pair in SIDES.values() for side in pair if side not in scores]:
@@ -409,43 +449,45 @@ def followed(job: Job, frames: Path, runs: Path, referee: Referee) -> dict[tuple
     """The curves of one run, for every variable and probe."""
     points = points_of(job, frames, runs)
     told = [
-        referee.ask(f"{job.name} {number}", job.kind, partial(world_of, point.folder), ("ridge", "attentive1"))
+        referee.ask(f"{job.name} {number}", job.kind, partial(world_of, point.folder), ALONG)
         for number, point in enumerate(points)
     ]
     flops, seconds = (np.array([getattr(point, name) for point in points]) for name in ("flops", "seconds"))
     return {key: Curve(job.recipe.objective, flops, seconds, [one[key] for one in told]) for key in told[0]}
 
 
-def settled(kind: Kind, curves: Mapping[tuple[str, str, str], list[Curve]], referee: Referee) -> dict[str, Any]:
-    """What the benchmark says of one kind: ratios, curves, final probes and controls."""
+def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
+    """What the benchmark says of one kind so far: ratios, curves, final probes and controls."""
     jepa, rival = SIDES[kind]
-    exam, encoder = referee.exams[kind], referee.plan.encoders[kind]
+    encoder, answers = referee.plan.encoders[kind], referee.answers(kind)
 
     def fresh() -> VJEPA2World:
         learner = build(replace(referee.plan.base, objective=jepa, encoder=encoder), None)
         return live_encoder(random_init(VJEPA2World(learner.encoder, rate=referee.plan.base.rate)))
 
-    base = referee.ask(f"{RANDOM} ({kind})", kind, fresh, ("ridge", "attentive1", "attentive4"))
+    base = referee.ask(f"{RANDOM} ({kind})", kind, fresh, ALONG)
     raced = [
-        ratios(curves[jepa, variable, probe], curves[rival, variable, probe], base[variable, probe], answer)
-        for variable, answer in exam.answers.items()
-        for probe in ("ridge", "attentive1")
+        ratios(curves[jepa, variable, probe], curves[rival, variable, probe], told, answers[variable])
+        for (variable, probe), told in base.items()
+        if {(jepa, variable, probe), (rival, variable, probe)} <= curves.keys()
     ]
-    found = [one for one in raced if one is not None]
     return {
-        "flops_ratio": verdict(found),
-        "curves": curve_rows(kind, curves, exam),
-        **finals(kind, base, fresh, referee),
+        "flops_ratio": verdict([one for one in raced if one is not None]),
+        "random_init": [
+            {"probe": probe, **referee.judge(kind, variable, told)} for (variable, probe), told in base.items()
+        ],
+        "curves": curve_rows(kind, curves, answers),
+        **finals(kind, fresh, referee),
     }
 
 
-def curve_rows(kind: Kind, curves: Mapping[tuple[str, str, str], list[Curve]], exam: Exam) -> list[Row]:
+def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> list[Row]:
     """Every curve with the intervals of its points, over scenes and runs."""
     rows = []
     for (objective, variable, probe), runs in curves.items():
         if variable not in VARIABLES[kind]:
             continue
-        question = exam.answers[variable]
+        question = answers[variable]
         scores = resampled(runs, question, resamples_of(question), np.random.default_rng(0))
         low, high = np.percentile(scores[1:], (2.5, 97.5), axis=0)
         rows.append(
@@ -459,27 +501,25 @@ def curve_rows(kind: Kind, curves: Mapping[tuple[str, str, str], list[Curve]], e
     return rows
 
 
-def finals(
-    kind: Kind, base: Mapping[tuple[str, str], Floats], fresh: Callable[[], VJEPA2World], referee: Referee
-) -> dict[str, Any]:
+def finals(kind: Kind, fresh: Callable[[], VJEPA2World], referee: Referee) -> dict[str, Any]:
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
-    jepa = SIDES[kind][0]
-    exam, runs = referee.exams[kind], referee.cells.path.parent
-    others = [name for name in referee.plan.others if (runs / f"{name}-0" / "encoder" / "training.json").is_file()]
-    objectives = [*SIDES[kind], *(others if kind == "videos" else ())]
-    ends = {objective: partial(world_of, runs / f"{objective}-0" / "encoder") for objective in objectives}
-    told = {name: referee.ask(f"{name}-0 end", kind, end, ("attentive4",)) for name, end in ends.items()}
-    for name, (see, test) in CONTROLS.items():
-        told[name] = referee.ask(f"{jepa}-0 {name}", kind, ends[jepa], ("attentive4",), see, test)
-    told[RANDOM] = {key: values for key, values in base.items() if key[1] == "attentive4"}
+    jepa, runs = SIDES[kind][0], referee.cells.path.parent
+    objectives = [*SIDES[kind], *(referee.plan.others if kind == "videos" else ())]
+    folders = {objective: runs / f"{objective}-0" / "encoder" for objective in objectives}
+    ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}
+    told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, fresh, FINAL)}
+    told |= {name: referee.ask(f"{name}-0 end", kind, end, FINAL) for name, end in ends.items()}
+    if jepa in ends:
+        for name, (see, test) in CONTROLS.items():
+            told[name] = referee.ask(f"{jepa}-0 {name}", kind, ends[jepa], FINAL, see, test)
     rows = [
         {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
         for name, one in told.items()
         for (variable, probe), values in one.items()
     ]
     gaps = {
-        variable: gap(exam.answers[variable], told[jepa][variable, "attentive4"], base[variable, "attentive4"])
-        for variable in VARIABLES[kind]
+        variable: gap(referee.answers(kind)[variable], values, told[RANDOM][variable, probe])
+        for (variable, probe), values in told.get(jepa, {}).items()
     }
     return {"finals": rows, "gap_to_random_init": gaps}
 
@@ -493,7 +533,7 @@ def gap(question: Question, ours: Floats, theirs: Floats) -> Row:
 def axis_rows(job: Job, frames: Path, runs: Path, referee: Referee) -> list[Row]:
     """Raw points of the data axis, for a later fit."""
     (point,) = points_of(job, frames, runs)
-    told = referee.ask(job.name, job.kind, partial(world_of, point.folder), ("ridge", "attentive1"))
+    told = referee.ask(job.name, job.kind, partial(world_of, point.folder), ALONG)
     shared = {"objective": job.recipe.objective, "encoder": job.recipe.encoder, "clips": job.recipe.clips}
     shared |= {"flops": point.flops, "seconds": point.seconds}
     return [
@@ -526,10 +566,11 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     picture = Picture(figsize=(3.4 * 3, 3.0 * 2), layout="constrained")
     FigureCanvasAgg(picture)
     for axes, (kind, variable) in zip(picture.subplots(2, 3).flat, panels, strict=True):
-        for row in found[kind]["curves"]:
+        for row in found[kind]["curves"] if kind in found else ():
             if row["variable"] == variable and row["probe"] == "attentive1":
                 axes.plot(row["flops"], row["value"], marker=".", lw=1, label=row["objective"])
                 axes.fill_between(row["flops"], row["low"], row["high"], alpha=0.15, lw=0)
                 axes.set(title=variable, xlabel="operations", ylabel=row["metric"], xscale="log")
-        axes.legend(fontsize=6)
+        if axes.lines:
+            axes.legend(fontsize=6)
     picture.savefig(path, dpi=120, metadata={"Software": None})

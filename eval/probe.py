@@ -25,6 +25,7 @@ from transformers import VJEPA2Model
 from ..bridge.projector import Intake, Reader, block
 from ..perception.encoder import VJEPA2World, grid_of, normalise, resize, tapped
 from ..train.data import Packed, load_clips
+from ..train.learner import train_dtype
 from ..train.objectives import pixels_of
 from ..train.worlds.scene import COLOURS, SHAPES
 from .record import digest, line, mark, provenance, readable, rounded, write
@@ -245,16 +246,18 @@ class AttentiveProbe(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, columns))
 
     def forward(self, features: Tensor) -> Tensor:
-        tokens = self.intake(features)
-        for one in self.blocks:
-            tokens = one(tokens)
-        told: Tensor = self.out(self.reader(self.query, tokens)[:, 0])
-        return told
+        with torch.autocast(features.device.type, train_dtype(), enabled=train_dtype() != torch.float32):
+            tokens = self.intake(features)
+            for one in self.blocks:
+                tokens = one(tokens)
+            told: Tensor = self.out(self.reader(self.query, tokens)[:, 0])
+        return told.float()
 
 
 @dataclass(frozen=True)
 class Training:
-    """How attentive probes train: until no head has won for `patience` looks at validation, or `most` steps."""
+    """How attentive probes train: a head at each of `rates` (learning rate, weight decay), all on the same batches,
+    until none has won for `patience` looks at validation, or `most` steps."""
 
     batch: int = 64
     warmup: int = 50
@@ -262,6 +265,7 @@ class Training:
     patience: int = 8
     most: int = 6000
     width: int = 192
+    rates: tuple[tuple[float, float], ...] = RATES
     seed: int = 0
 
 
@@ -309,14 +313,16 @@ def attentive(
     train: Features, test: Features, known: Question, held: Question, asked: Question, grid: Grid, blocks: int,
     how: Training,
 ) -> Told:  # fmt: skip
-    """What the head says that validation likes best, at the step where it likes it best; one head a rate of RATES."""
+    """What the head says that validation likes best, at the step where it likes it best."""
     torch.manual_seed(how.seed)
     sample = torch.from_numpy(train[known.rows[:512]])
     columns = max(1, known.kinds)
-    probes = [standardised(AttentiveProbe(train.shape[-1], grid, blocks, columns, how.width), sample) for _ in RATES]
+    probes = [
+        standardised(AttentiveProbe(train.shape[-1], grid, blocks, columns, how.width), sample) for _ in how.rates
+    ]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay)
-        for head, (rate, decay) in zip(probes, RATES, strict=True)
+        torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay, fused=True)
+        for head, (rate, decay) in zip(probes, how.rates, strict=True)
     ]
     return trained(Heads([*probes], optimizers, known, how), train, test, known, held, asked, how)
 

@@ -5,6 +5,7 @@ Shapes: B bootstrap resamples of scenes and runs (the first is the figure itself
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,8 +87,12 @@ def verdict(found: Sequence[Floats]) -> dict[str, Any]:
     """Rival's compute over JEPA's: the median over all levels of all measurable variables, and its interval."""
     if not found:
         return {"value": None, "low": None, "high": None, "words": "not measurable: nobody beats random init"}
-    medians = np.nanmedian(np.concatenate(found, axis=1), axis=1)  # [B]
-    low, high = np.nanpercentile(medians[1:], (2.5, 97.5), method="nearest")
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # a resample in which neither side reaches any level says nothing
+        medians = np.nanmedian(np.concatenate(found, axis=1), axis=1)  # [B]
+        low, high = np.nanpercentile(medians[1:], (2.5, 97.5), method="nearest")
     numbers = {"value": medians[0], "low": low, "high": high}
     words = "JEPA needs less" if low > 0 else "JEPA needs more" if high < 0 else "the interval carries no verdict"
     told = {name: float(10**log) if np.isfinite(log) else None for name, log in numbers.items()}

@@ -127,7 +127,7 @@ def tiny_plan() -> Plan:
     short = Training(batch=8, every=4, patience=1, most=4, width=24)
     return Plan(
         steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, others=("salt", "lejepa"), labels=20,
-        axis_clips=(20, 40), axis_encoders=("tiny",), axis_steps=2, curve=short, final=short,
+        curve_labels=12, axis_clips=(20, 40), axis_encoders=("tiny",), axis_steps=2, curve=short, final=short,
         encoders={"videos": "tiny", "images": "tiny_picture"},
         base=replace(tiny_encoder(), steps=4, warmup=1, held_out=8),
     )  # fmt: skip

@@ -57,7 +57,9 @@ def pixels_of(pixels: Tensor, config: VJEPA2Config) -> Tensor:
 def patches(pixels: Tensor, config: VJEPA2Config) -> Tensor:
     """Each token's pixels, standardised within the token (MAE, section 4.1): [B, T, 3, H, W] -> float32 [B, N, P]."""
     flat = pixels_of(pixels, config)
-    return (flat - flat.mean(-1, keepdim=True)) / (flat.var(-1, keepdim=True) + 1e-6).sqrt()
+    unbiased = (flat.shape[-1] - 1) / flat.shape[-1]  # MAE divides by n - 1, the layer norm by n, several times faster
+    standard: Tensor = F.layer_norm(flat, flat.shape[-1:], eps=1e-6 * unbiased) * unbiased**0.5
+    return standard
 
 
 @dataclass(frozen=True)
