@@ -24,6 +24,8 @@ MAX_QUESTION = 2000
 """Tokens; the options of a question together may take as many."""
 MAX_ANSWER = 64
 """Tokens of a generated answer."""
+WRITTEN_AT_ONCE = 16
+"""Open questions about one clip that are answered side by side."""
 BATCH_TOKENS = 1024
 """Tokens of one forward pass over packed questions, where a single question does not need more."""
 
@@ -170,7 +172,7 @@ class Foretell:
         asked = self.ask(question)
         features, imagined = self.watch(clip)
         if asked.options is None:
-            return (yield from self._generate(asked, features, imagined, evidence_of(clip)))
+            return (yield from self._generate([asked], features, imagined, evidence_of(clip)))[0]
         answer = self._answer([[asked]], features, imagined, [evidence_of(clip)])[0][0]
         yield answer.text
         return answer
@@ -241,15 +243,21 @@ class Foretell:
         answers = []
         for clip, (questions, scores) in enumerate(zip(asked, self.score(asked, features, imagined), strict=True)):
             own = features[clip, None], None if imagined is None else imagined[clip, None]
+            written = self._write([one for one in questions if one.options is None], *own, evidence[clip])
             answers.append(
                 [
-                    self._choose(one.options, found, evidence[clip])
-                    if one.options is not None
-                    else _drain(self._generate(one, *own, evidence[clip]))
+                    next(written) if one.options is None else self._choose(one.options, found, evidence[clip])
                     for one, found in zip(questions, scores, strict=True)
                 ]
             )
         return answers
+
+    def _write(
+        self, asked: Sequence[Asked], features: Tensor, imagined: Tensor | None, evidence: dict[str, Any]
+    ) -> Iterator[Answer]:
+        """Answers to the open questions about one clip, in order."""
+        for some in _groups(asked, lambda one: 1, WRITTEN_AT_ONCE):
+            yield from _drain(self._generate(some, features, imagined, evidence))
 
     def _choose(self, options: tuple[str, ...], scores: list[float], evidence: dict[str, Any]) -> Answer:
         """The likeliest option, by a softmax over the scores at the fitted temperature."""
@@ -264,41 +272,101 @@ class Foretell:
         return Answer(text, confidence, abstained, odds, evidence)
 
     def _generate(
-        self, asked: Asked, features: Tensor, imagined: Tensor | None, evidence: dict[str, Any]
-    ) -> Generator[str, None, Answer]:
-        """Greedy decoding: the pieces of the text, then the whole as an Answer."""
-        made: list[int] = []
-        chances: list[float] = []
-        shown = ""
-        for token, chance in self._greedy(asked.prompt, features, imagined):
-            chances.append(chance)
-            if token in self._ends:
-                break
-            made.append(token)
-            text = self.processor.tokenizer.decode(made, skip_special_tokens=True)
-            if not text.endswith("\ufffd"):  # half a character: its other bytes are still to come
-                yield text[len(shown) :]
-                shown = text
-        confidence = math.exp(sum(chances) / len(chances) / self.calibration.temperature)
-        return self._judge(shown.strip(), confidence, evidence)
+        self, asked: Sequence[Asked], features: Tensor, imagined: Tensor | None, evidence: dict[str, Any]
+    ) -> Generator[str, None, list[Answer]]:
+        """Greedy decoding of questions about one clip: the pieces of their texts as they come, then the Answers."""
+        texts = [_Text(self.processor) for _ in asked]
+        for step in self._greedy([one.prompt for one in asked], features, imagined):
+            for place, (token, chance) in step.items():
+                if piece := texts[place].add(token, chance):
+                    yield piece
+        scale = self.calibration.temperature
+        return [self._judge(text.shown.strip(), text.confidence(scale), evidence) for text in texts]
+
+    @torch.no_grad()
+    def _greedy(
+        self, prompts: Sequence[list[int]], features: Tensor, imagined: Tensor | None
+    ) -> Iterator[dict[int, tuple[int, float]]]:
+        """The likeliest next token of every prompt about one clip, with its log-probability, until each has ended or
+        has MAX_ANSWER; what ended is left out.
+
+        What the prompts begin with, the video, is read once: all share its keys and values.
+        """
+        shared = min(_alike(prompts), min(map(len, prompts)) - 1)
+        prefix = torch.tensor([prompts[0][:shared]], device=features.device)
+        video = {"world_features": features, "imagined_features": imagined}
+        cache = self.model(input_ids=prefix, use_cache=True, logits_to_keep=1, **video).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+        ids, seen = (part.to(features.device) for part in _left_padded([prompt[shared:] for prompt in prompts]))
+        seen = torch.cat([seen.new_ones(len(prompts), shared), seen], dim=1)  # [n, tokens so far]
+        positions, asking = (seen.cumsum(1) - 1)[:, shared:].clamp_min(0), list(range(len(prompts)))
+        for _ in range(MAX_ANSWER):
+            output = self.model(
+                input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            chances, tokens = self._sayable(output.logits[:, -1]).max(-1)  # [n]
+            told = list(zip(tokens.tolist(), chances.tolist(), strict=True))
+            yield dict(zip(asking, told, strict=True))
+            going = [row for row, (token, _) in enumerate(told) if token not in self._ends]
+            if not going:
+                return
+            if len(going) < len(asking):
+                cache.batch_select_indices(torch.tensor(going, device=features.device))
+            asking = [asking[row] for row in going]
+            ids, positions = tokens[going, None], positions[going, -1:] + 1
+            seen = torch.cat([seen[going], seen.new_ones(len(going), 1)], dim=1)
 
     @property
     def _ends(self) -> set[int]:
         return {self.processor.end_token_id, self.processor.tokenizer.eos_token_id}
 
-    @torch.no_grad()
-    def _greedy(self, prompt: list[int], features: Tensor, imagined: Tensor | None) -> Iterator[tuple[int, float]]:
-        """The likeliest next token and its log-probability, at most MAX_ANSWER times; the prompt is read once."""
-        ids = torch.tensor([prompt], device=features.device)
-        video: dict[str, Any] = {"world_features": features, "imagined_features": imagined}
-        cache, placeholder = None, self.processor.video_token_id
-        for _ in range(MAX_ANSWER):
-            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **video)
-            chances = output.logits[0, -1].float().log_softmax(-1)  # [V]
-            chances[placeholder : placeholder + 1] = -torch.inf  # never said; perhaps outside the vocabulary
-            chance, token = chances.max(-1)
-            yield int(token), float(chance)
-            ids, cache, video = token.view(1, 1), output.past_key_values, {}
+    def _sayable(self, logits: Tensor) -> Tensor:
+        """Log-probabilities [n, V]; the video's placeholder, perhaps outside the vocabulary, is never said."""
+        chances = logits.float().log_softmax(-1)
+        placeholder = self.processor.video_token_id
+        chances[:, placeholder : placeholder + 1] = -torch.inf
+        return chances
+
+
+class _Text:
+    """An answer while it is generated."""
+
+    def __init__(self, processor: ForetellProcessor) -> None:
+        self.tokenizer, self.end = processor.tokenizer, {processor.end_token_id, processor.tokenizer.eos_token_id}
+        self.made: list[int] = []
+        self.chances: list[float] = []
+        self.shown = ""
+
+    def add(self, token: int, chance: float) -> str:
+        """What a token adds to the text that can be shown: nothing at its end, or while half a character is missing."""
+        self.chances.append(chance)
+        if token in self.end:
+            return ""
+        self.made.append(token)
+        text: str = self.tokenizer.decode(self.made, skip_special_tokens=True)
+        if text.endswith("\ufffd"):
+            return ""
+        piece, self.shown = text[len(self.shown) :], text
+        return piece
+
+    def confidence(self, temperature: float) -> float:
+        """The geometric mean of its tokens' probabilities."""
+        return math.exp(sum(self.chances) / len(self.chances) / temperature)
+
+
+def _alike(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows begin with."""
+    differ = (place for place, ids in enumerate(zip(*rows, strict=False)) if len(set(ids)) > 1)
+    return next(differ, min(map(len, rows)))
+
+
+def _left_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids that end together and which of them are there: int64 [n, L] both."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, seen
 
 
 @dataclass(frozen=True)
@@ -322,14 +390,14 @@ def _groups(items: Sequence[T], size: Callable[[T], int], limit: int) -> Iterato
         yield group
 
 
-def _drain(pieces: Generator[str, None, Answer]) -> Answer:
-    """The Answer at the end of a stream whose pieces nobody watches."""
+def _drain(pieces: Generator[str, None, list[Answer]]) -> list[Answer]:
+    """The Answers at the end of a stream whose pieces nobody watches."""
     while True:
         try:
             next(pieces)
         except StopIteration as end:
-            answer: Answer = end.value
-            return answer
+            answers: list[Answer] = end.value
+            return answers
 
 
 def distinct(options: Sequence[str]) -> list[str]:

@@ -131,10 +131,17 @@ def test_options_are_put_to_the_model_in_one_form(option: str, text: str) -> Non
     assert answer_text(option) == text
 
 
-def test_open_questions_generate_what_transformers_generates(model: Foretell) -> None:
-    answer = model.answer(noise(2), "What happens next?")
+OPEN = ("What happens next?", "Why?", "Which of all the blocks in this tower moves first, and which one last?")
+
+
+@pytest.mark.parametrize("question", OPEN)
+def test_open_questions_asked_together_generate_what_transformers_generates_for_each(
+    model: Foretell, question: str
+) -> None:
+    asked: list[Question] = [("Will it fall?", None), *((one, None) for one in OPEN)]
+    answer = model.answer_many(noise(2), asked)[1 + OPEN.index(question)]
     features, imagined = model.watch(noise(2))
-    prompt = model.processor.prompt_ids("What happens next?")
+    prompt = model.processor.prompt_ids(question)
     hybrid: Any = model.model
     made = hybrid.generate(
         torch.tensor([prompt]),
@@ -146,7 +153,8 @@ def test_open_questions_generate_what_transformers_generates(model: Foretell) ->
         return_dict_in_generate=True,
     )
     tokens = made.sequences[0, len(prompt) :]
-    assert answer.text == model.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    text = model.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert answer.text == text.rstrip("\ufffd").strip()  # cut off within a character, its half is not shown
     chances = torch.stack(made.logits)[:, 0].log_softmax(-1).gather(1, tokens[:, None])
     assert answer.confidence == pytest.approx(math.exp(chances.mean()), rel=1e-4)
     assert answer.probabilities is None
@@ -162,6 +170,20 @@ def test_a_stream_adds_up_to_the_answer(model: Foretell) -> None:
             break
     assert "".join(pieces).strip() == answer.text
     assert answer == model.answer(noise(2), "What happens next?")
+
+
+def test_what_is_asked_beside_it_changes_no_open_answer(model: Foretell, monkeypatch: pytest.MonkeyPatch) -> None:
+    many: list[Question] = [
+        ("What happens next?", None),
+        *((f"Question {n}: what do you see?", None) for n in range(6)),
+    ]
+    together = model.answer_many(noise(2), many)
+    monkeypatch.setattr("foretell.reasoner.answer.WRITTEN_AT_ONCE", 2)
+    in_pairs = model.answer_many(noise(2), many)
+    alone = [model.answer(noise(2), question) for question, _ in many]
+    for given in zip(together, in_pairs, alone, strict=True):
+        assert len({one.text for one in given}) == 1
+        assert given[0].confidence == pytest.approx(given[2].confidence, rel=1e-4)
 
 
 def test_a_short_clip_repeats_its_first_frame_and_a_long_one_keeps_its_end(model: Foretell) -> None:
