@@ -42,7 +42,7 @@ SIDES: dict[Kind, tuple[str, str]] = {"images": ("ijepa", "mae"), "videos": ("vj
 """JEPA and its pixel rival; images first, since they take minutes."""
 OTHERS = ("vjepa_dense", "lejepa", "pixel_ar", "salt")
 VARIABLES: dict[Kind, tuple[str, ...]] = {
-    "videos": ("falls", "touches", "speed"),
+    "videos": ("falls", "touches", "speed", "y", "mass"),
     "images": ("shape", "colour", "count"),
 }
 CORE: dict[Kind, tuple[str, ...]] = {"videos": ("falls", "touches"), "images": ("shape",)}
@@ -563,9 +563,9 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure as Picture
 
     panels = [(kind, variable) for kind in SIDES for variable in VARIABLES[kind]]
-    picture = Picture(figsize=(3.4 * 3, 3.0 * 2), layout="constrained")
+    picture = Picture(figsize=(3.4 * 4, 3.0 * 2), layout="constrained")
     FigureCanvasAgg(picture)
-    for axes, (kind, variable) in zip(picture.subplots(2, 3).flat, panels, strict=True):
+    for axes, (kind, variable) in zip(picture.subplots(2, 4).flat, panels, strict=True):
         for row in found[kind]["curves"] if kind in found else ():
             if row["variable"] == variable and row["probe"] == "attentive1":
                 axes.plot(row["flops"], row["value"], marker=".", lw=1, label=row["objective"])

@@ -301,7 +301,7 @@ def epoch_of(world: VJEPA2World, clips: int, batch: int, questions: int, size: i
 
 def epoch() -> Row:
     """Bridge and LoRA of the embedded model."""
-    with epoch_of(VJEPA2World.from_pretrained(NANO / "encoder"), clips=16, batch=8, questions=4, size=64) as one:
+    with epoch_of(VJEPA2World.from_pretrained(NANO / "encoder"), clips=8, batch=4, questions=8, size=64) as one:
         return one.measure()
 
 
