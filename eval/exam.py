@@ -18,6 +18,7 @@ import numpy as np
 from ..perception.video import Clip, frame_grid
 from ..train.data import Packed, load_clips, questions_by_clip
 from .controls import Blind, MeanFeatures, Probabilities, Row
+from .page import page
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import (
     Figure,
@@ -26,9 +27,11 @@ from .stats import (
     brier,
     ece,
     figure,
+    holm,
     mean_of,
     reliability,
     risk_coverage,
+    versus,
 )
 
 if TYPE_CHECKING:
@@ -278,6 +281,22 @@ def headlines(takers: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     return {line.key: {"label": line.label, **scores} for line, scores in lines if scores}
 
 
+def pairs(takers: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """The model against each other taker on the same questions of every headline, p by McNemar's exact test, adjusted
+    for all of these comparisons."""
+    own = takers[MODEL]
+    others = [(name, rows) for name, rows in takers.items() if name != MODEL]
+    found = []
+    for headline in HEADLINES:
+        kept = [place for place, row in enumerate(own) if headline.holds(row)]
+        for name, rows in others if kept else ():
+            ours, theirs = ([one[place]["right"] for place in kept] for one in (own, rows))
+            compared = versus(ours, theirs, [own[place]["scene"] for place in kept])
+            found.append({"headline": headline.key, "other": name, **compared})
+    adjusted = holm([one["p"] for one in found])
+    return [{**one, "p": p} for one, p in zip(found, adjusted, strict=True)]
+
+
 def _cell(row: Row) -> tuple[str, str, str]:
     return row["kind"], row["scenario"], row["type"]
 
@@ -370,6 +389,7 @@ def figures(answered: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     return {
         "headlines": headlines(answered),
         "by_type": by_type(answered),
+        "pairs": pairs(answered),
         "calibration": {name: calibration(rows) for name, rows in answered.items() if any(map(yes_no, rows))},
         "abstention": abstention(answered[MODEL]),
     }
@@ -400,7 +420,8 @@ def run(
     samples: Path | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Examine a model (None: the embedded one) and its controls on a worlds folder; write the figures to `out`.
+    """Examine a model (None: the embedded one) and its controls on a worlds folder; write the figures to `out`, and a
+    page to look at beside it (.html).
 
     train_data: the training split, for the blind and mean-features controls (None leaves them out). controls: name ->
     folder of another model. limit: about so many questions, whole clips at random; per_clip: at most so many questions
@@ -426,4 +447,6 @@ def run(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, json.dumps(rounded(found), indent=1, ensure_ascii=False) + "\n")
+    asked = [row for group in groups for row in group]
+    write(out.with_suffix(".html"), page(found, answered[MODEL], asked, packed))
     return found

@@ -12,7 +12,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
-def _percent(figure: Mapping[str, Any]) -> str:
+def percent(figure: Mapping[str, Any]) -> str:
+    """A figure and its interval in percent."""
     return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
@@ -54,12 +56,12 @@ def _plain(figure: Mapping[str, Any]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def _takers(found: Results) -> list[str]:
+def takers_of(found: Results) -> list[str]:
     """Who sat the exam, the model first."""
     return list(next(iter(found["figures"]["headlines"].values()))["takers"])
 
 
-def _title(taker: str) -> str:
+def title(taker: str) -> str:
     return TITLES.get(taker, taker)
 
 
@@ -70,30 +72,30 @@ def _score_cells(row: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
 def _figure_cells(by_taker: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
     figures = [by_taker[taker] for taker in takers]
     chance = f"{100 * figures[0]['chance']:.1f}"
-    return [f"{figures[0]['n']:,}", chance, *(_percent(figure) for figure in figures)]
+    return [f"{figures[0]['n']:,}", chance, *(percent(figure) for figure in figures)]
 
 
 def headline_table(found: Results) -> str:
     """The headline figures in percent, each control beside the model."""
-    takers = _takers(found)
+    takers = takers_of(found)
     rows = ([row["label"], *_score_cells(row, takers)] for row in found["figures"]["headlines"].values())
-    return _table(["questions", "metric", "n", "chance", *map(_title, takers)], rows)
+    return _table(["questions", "metric", "n", "chance", *map(title, takers)], rows)
 
 
 def type_table(found: Results) -> str:
     """The same for every scenario and type of question."""
-    takers = _takers(found)
+    takers = takers_of(found)
     rows = (
         [f"{row['scenario']}: {row['type']} ({row['kind']})", *_score_cells(row, takers)]
         for row in found["figures"]["by_type"]
     )
-    return _table(["scenario: type", "metric", "n", "chance", *map(_title, takers)], rows)
+    return _table(["scenario: type", "metric", "n", "chance", *map(title, takers)], rows)
 
 
 def calibration_table(found: Results) -> str:
     """How far probabilities of yes/no answers can be trusted; lower is better in each column."""
     rows = (
-        [_title(taker), f"{c['ece']['n']:,}", _plain(c["ece"]), _plain(c["brier"]), _plain(c["aurc"])]
+        [title(taker), f"{c['ece']['n']:,}", _plain(c["ece"]), _plain(c["brier"]), _plain(c["aurc"])]
         for taker, c in found["figures"]["calibration"].items()
     )
     return _table(["yes/no", "n", "ECE (15 equal-width bins)", "Brier (0.25: always one half)", "AURC"], rows)
@@ -104,7 +106,7 @@ def abstention_line(found: Results) -> str:
     kept = found["figures"]["abstention"]
     if kept["right_when_answered"] is None:
         return "The model abstained on every question."
-    answered, right = _percent(kept["answered"]), _percent(kept["right_when_answered"])
+    answered, right = percent(kept["answered"]), percent(kept["right_when_answered"])
     return f"Above its abstention threshold it answers {answered} % of all questions and is right on {right} % of them."
 
 
@@ -122,7 +124,7 @@ def metric_table(found: Results) -> str:
     """The figures of a public benchmark in percent, each control beside the model."""
     takers = list(next(iter(found["figures"].values())))
     rows = ([label, *_figure_cells(figures, takers)] for label, figures in found["figures"].items())
-    return _table(["metric", "n", "chance", *map(_title, takers)], rows)
+    return _table(["metric", "n", "chance", *map(title, takers)], rows)
 
 
 def benchmark_table() -> str:
@@ -146,7 +148,7 @@ def _ours(benchmark: "Benchmark") -> str:
     if not (RESULTS / f"{benchmark.name}.json").is_file():
         return f"bring the data: `foretell eval {benchmark.name}`"
     found = results(benchmark.name)
-    return f"{_percent(found['figures'][benchmark.headline][MODEL])}{'' if found['data']['whole'] else ', a part'}"
+    return f"{percent(found['figures'][benchmark.headline][MODEL])}{'' if found['data']['whole'] else ', a part'}"
 
 
 def block(name: str) -> str:
@@ -267,25 +269,29 @@ def plots(name: str, folder: Path | None = None) -> list[Path]:
     """Draw the figures called `name` as PNG files in `folder` (None: where results lie): headlines with controls,
     reliability, risk-coverage."""
     found, folder = results(name), folder or RESULTS
-    drawn = {"headlines": (_bars, (10, 4)), "reliability": (_reliability, (4, 4)), "risk-coverage": (_risk, (4, 4))}
-    return [_draw(found, folder / f"{name}-{kind}.png", *how) for kind, how in drawn.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {kind: folder / f"{name}-{kind}.png" for kind in PAINTED}
+    for kind, path in paths.items():
+        path.write_bytes(painted(found, kind))
+    return list(paths.values())
 
 
-def _draw(found: Results, path: Path, paint: Any, size: tuple[float, float]) -> Path:
+def painted(found: Results, kind: str) -> bytes:
+    """One of PAINTED as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=size, layout="constrained")
+    paint, size = PAINTED[kind]
+    picture, held = Figure(figsize=size, layout="constrained"), BytesIO()
     FigureCanvasAgg(picture)
     paint(picture.add_subplot(), found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=120, metadata={"Software": None})  # no version inside: same figures, same bytes
-    return path
+    picture.savefig(held, dpi=120, metadata={"Software": None})  # no version inside: same figures, same bytes
+    return held.getvalue()
 
 
 def _bars(axes: "Axes", found: Results) -> None:
     """Model and controls side by side, with intervals; a black line at each figure's chance."""
-    rows, takers = list(found["figures"]["headlines"].values()), _takers(found)
+    rows, takers = list(found["figures"]["headlines"].values()), takers_of(found)
     width = 0.8 / len(takers)
     for place, taker in enumerate(takers):
         figures = [row["takers"][taker] for row in rows]
@@ -296,7 +302,7 @@ def _bars(axes: "Axes", found: Results) -> None:
         ]
         left = [index - 0.4 + (place + 0.5) * width for index in range(len(rows))]
         colour = COLOURS[place % len(COLOURS)]
-        axes.bar(left, values, width * 0.9, yerr=whiskers, label=_title(taker), color=colour, error_kw={"lw": 1})
+        axes.bar(left, values, width * 0.9, yerr=whiskers, label=title(taker), color=colour, error_kw={"lw": 1})
     for index, row in enumerate(rows):
         axes.hlines(row["takers"][takers[0]]["chance"], index - 0.42, index + 0.42, color="black", lw=1, ls="--")
     axes.set_xticks(
@@ -322,10 +328,18 @@ def _risk(axes: "Axes", found: Results) -> None:
     """Errors among the answers given, when only the surest are given."""
     for place, (taker, calibration) in enumerate(found["figures"]["calibration"].items()):
         coverage, risk = zip(*calibration["risk_coverage"], strict=True)
-        axes.plot(coverage, risk, color=COLOURS[place % len(COLOURS)], label=_title(taker))
+        axes.plot(coverage, risk, color=COLOURS[place % len(COLOURS)], label=title(taker))
     axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share answered", ylabel="share of these wrong")
     axes.set_title("yes/no", fontsize=8)
     axes.legend(fontsize=8, frameon=False)
+
+
+PAINTED: dict[str, tuple[Callable[["Axes", Results], None], tuple[float, float]]] = {
+    "headlines": (_bars, (10, 4)),
+    "reliability": (_reliability, (4, 4)),
+    "risk-coverage": (_risk, (4, 4)),
+}
+"""What is drawn of an exam: how, and in what size (inches)."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:

@@ -5,10 +5,12 @@ Shapes: N questions, S scenes, B bootstrap resamples. A *statistic* maps the wei
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 
 from ..reasoner.calibration import surest_first
 
@@ -152,3 +154,23 @@ def aurc(confidence: ArrayLike, right: ArrayLike) -> Statistic:
         return area
 
     return statistic
+
+
+def versus(ours: Sequence[bool], theirs: Sequence[bool], scenes: Sequence[str]) -> dict[str, Any]:
+    """Two takers on the same questions: the difference of their shares right with its interval over scenes, the
+    questions that only one got right, and McNemar's exact p for them (two-sided)."""
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    only_ours, only_theirs = int((a > b).sum()), int((b > a).sum())
+    discordant = only_ours + only_theirs
+    p = float(binomtest(only_ours, discordant).pvalue) if discordant else 1.0
+    difference = asdict(figure(mean_of(a - b), scenes, 0.0))
+    return {"difference": difference, "only_model": only_ours, "only_other": only_theirs, "p": p}
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """P-values adjusted for being many, so that any below alpha may be called a finding (Holm 1979)."""
+    order = np.argsort(ps)
+    steps = np.maximum.accumulate(np.asarray(ps, dtype=np.float64)[order] * np.arange(len(ps), 0, -1))
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(steps, 1.0)
+    return [float(p) for p in adjusted]

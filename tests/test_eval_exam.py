@@ -1,7 +1,10 @@
 """The exam, its controls and its report, on models and worlds made here."""
 
 import json
+import re
+from base64 import b64decode
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch import Tensor
 
-from foretell.eval import exam, report
+from foretell.eval import exam, page, report
 from foretell.eval.controls import Blind, MeanFeatures
 from foretell.perception.video import Clip, read_clip
 from foretell.reasoner.answer import Answer, Calibration
@@ -201,6 +204,29 @@ def test_the_whole_exam(tmp_path: Path, worlds: Path, weights: Path, monkeypatch
     assert found["data"]["test"]["seeds"] == [9000, 9039]
     assert (found["data"]["test"]["questions"], found["data"]["train"]["questions"]) == (80, 160)
     assert found["command"] == "foretell eval exam"
+    pair = next(
+        one for one in found["figures"]["pairs"] if one["headline"] == "towers_falls" and one["other"] == "random-init"
+    )
+    assert (pair["only_model"], pair["only_other"], pair["difference"]["value"]) == (20, 0, 1.0) and pair["p"] < 0.001
+
+
+def test_the_page_of_an_exam_stands_alone_and_shows_the_surest_errors(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [json.loads(row) for row in (worlds / "questions.jsonl").read_text().splitlines()]
+    questions[1] |= {"question": "<script>alert(1)</script> What colour is it?", "answer": "green"}
+    (worlds / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    seat(monkeypatch, model=Seer())
+    exam.run(weights, worlds, tmp_path / "r.json", train_data=make_worlds(tmp_path / "train", 40, seed=0))
+    text = (tmp_path / "r.html").read_text()
+    assert "towers: will it fall?: 100.0 [100.0, 100.0] %, above chance (50.0); better than blind" in text
+    assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"} and "http" not in text
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert text.count('class="card"') == page.WORST and "<th>blue</th>" in text
+    clip = Image.open(BytesIO(b64decode(re.findall(r'src="data:image/webp;base64,([^"]+)', text)[0])))
+    frames = [np.asarray(frame.convert("RGB"), dtype=int) for frame in ImageSequence.Iterator(clip)]
+    rims = [bool(frame[0, 4, 0] > frame[0, 4, 1] + 50) for frame in frames]
+    assert (rims[0], rims[-1]) == (False, True), "what was not shown has a red rim"
 
 
 def test_a_missing_or_broken_answer_is_wrong(worlds: Path) -> None:

@@ -12,9 +12,11 @@ from foretell.eval.stats import (
     brier,
     ece,
     figure,
+    holm,
     mean_of,
     reliability,
     risk_coverage,
+    versus,
 )
 
 
@@ -134,3 +136,17 @@ def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
 def test_no_questions_is_an_error() -> None:
     with pytest.raises(ValueError, match="no questions"):
         figure(mean_of([]), [], None)
+
+
+def test_two_takers_are_compared_on_the_questions_that_only_one_got_right() -> None:
+    ours, theirs = [True] * 9 + [False] + [True] * 10, [False] * 9 + [True] + [True] * 10
+    found = versus(ours, theirs, own(20))
+    assert (found["only_model"], found["only_other"]) == (9, 1)
+    assert found["p"] == pytest.approx(2 * 11 / 2**10)  # 0 or 1 of ten fair coins, both sides
+    assert found["difference"]["value"] == pytest.approx(0.4) and found["difference"]["low"] > 0
+    assert versus(ours, ours, own(20))["p"] == 1.0
+
+
+def test_many_p_values_are_adjusted_as_holm_says() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0]) and holm([]) == []
