@@ -23,9 +23,8 @@ from .report import PAINTED, Results, abstention_line, painted, percent, provena
 
 Row = Mapping[str, Any]
 WORST = 12
-MOST_ANSWERS = 10
-"""Answers of a question type whose confusions fit a table."""
-ALPHA = 0.05
+MOST_ANSWERS, LONGEST_ANSWER = 10, 20
+"""Answers of a question type, and letters of one, whose confusions fit a table."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -37,6 +36,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; vertical-align: top }
 th:first-child, td:first-child { text-align: left }
 .scroll { overflow-x: auto } img { max-width: 100% } .note { color: #555; font-size: 14px }
+.tables { display: flex; flex-wrap: wrap; gap: 0 2.5rem }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
 .card { border: 1px solid #ddd; border-radius: 6px; padding: .6rem; font-size: 14px }
 .card img { width: 100%; image-rendering: pixelated }
@@ -64,7 +64,8 @@ which those about one scene are not, so the interval decides; p is adjusted for 
 <div class="scroll">{{ table(types) }}</div>
 <h2>What is taken for what</h2>
 <p class="note">Rows: what is true; columns: what was answered.</p>
-{% for name, rows in confusions %}<h3>{{ name }}</h3><div class="scroll">{{ table(rows) }}</div>{% endfor %}
+<div class="tables">{% for name, rows in confusions %}<div><h3>{{ name }}</h3><div class="scroll">{{ table(rows) }}</div>
+</div>{% endfor %}</div>
 <h2>The worst errors</h2>
 <p class="note">Wrong answers of which the model was surest. What it did not see has a red rim.</p>
 <div class="cards">{% for one in worst %}<div class="card">
@@ -161,13 +162,13 @@ def pair_rows(found: Results) -> list[list[str]]:
 
 
 def confusions(samples: Sequence[Row]) -> Iterator[tuple[str, list[list[str]]]]:
-    """For every type of question with few answers that were wrong at least once: counts of answers by truth."""
+    """For every type of question with few and short answers that were wrong at least once: counts of answers by truth."""
     by_type: dict[str, list[Row]] = {}
     for row in samples:
         by_type.setdefault(f"{row['kind']}: {row['type']}", []).append(row)
     for name, rows in sorted(by_type.items()):
         answers = sorted({str(row["truth"]) for row in rows} | {str(row["answer"]) for row in rows})
-        if len(answers) > MOST_ANSWERS or all(row["right"] for row in rows):
+        if len(answers) > MOST_ANSWERS or max(map(len, answers)) > LONGEST_ANSWER or all(row["right"] for row in rows):
             continue
         counts = Counter((str(row["truth"]), str(row["answer"])) for row in rows)
         told = [[truth, *(f"{counts[truth, answer]:,}" for answer in answers)] for truth in answers]
