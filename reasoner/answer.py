@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -167,6 +167,15 @@ class Foretell:
         asked = [[self.ask(*question) for question in clip] for clip in questions]
         return self._answer(asked, features, imagined, [{}] * len(asked))
 
+    def generate_features(
+        self, features: Tensor, imagined: Tensor | None, question: str, limit: int = MAX_ANSWER
+    ) -> Answer:
+        """Free text, to a yes/no question too, about one clip whose features [1, N, C] were computed before.
+
+        limit: tokens. Raises ValueError as `answer` does.
+        """
+        return _drain(self._generate([replace(self.ask(question), options=None)], features, imagined, {}, limit))[0]
+
     def stream(self, clip: Frames, question: str) -> Generator[str, None, Answer]:
         """The answer to one question piece by piece as it is generated; the generator's return value is the Answer."""
         asked = self.ask(question)
@@ -272,11 +281,16 @@ class Foretell:
         return Answer(text, confidence, abstained, odds, evidence)
 
     def _generate(
-        self, asked: Sequence[Asked], features: Tensor, imagined: Tensor | None, evidence: dict[str, Any]
+        self,
+        asked: Sequence[Asked],
+        features: Tensor,
+        imagined: Tensor | None,
+        evidence: dict[str, Any],
+        limit: int = MAX_ANSWER,
     ) -> Generator[str, None, list[Answer]]:
         """Greedy decoding of questions about one clip: the pieces of their texts as they come, then the Answers."""
         texts = [_Text(self.processor) for _ in asked]
-        for step in self._greedy([one.prompt for one in asked], features, imagined):
+        for step in self._greedy([one.prompt for one in asked], features, imagined, limit):
             for place, (token, chance) in step.items():
                 if piece := texts[place].add(token, chance):
                     yield piece
@@ -285,10 +299,10 @@ class Foretell:
 
     @torch.no_grad()
     def _greedy(
-        self, prompts: Sequence[list[int]], features: Tensor, imagined: Tensor | None
+        self, prompts: Sequence[list[int]], features: Tensor, imagined: Tensor | None, limit: int
     ) -> Iterator[dict[int, tuple[int, float]]]:
         """The likeliest next token of every prompt about one clip, with its log-probability, until each has ended or
-        has MAX_ANSWER; what ended is left out.
+        has `limit` of them; what ended is left out.
 
         What the prompts begin with, the video, is read once: all share its keys and values.
         """
@@ -300,7 +314,7 @@ class Foretell:
         ids, seen = (part.to(features.device) for part in _left_padded([prompt[shared:] for prompt in prompts]))
         seen = torch.cat([seen.new_ones(len(prompts), shared), seen], dim=1)  # [n, tokens so far]
         positions, asking = (seen.cumsum(1) - 1)[:, shared:].clamp_min(0), list(range(len(prompts)))
-        for _ in range(MAX_ANSWER):
+        for _ in range(limit):
             output = self.model(
                 input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
                 logits_to_keep=1,
