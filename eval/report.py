@@ -127,6 +127,30 @@ def metric_table(found: Results) -> str:
     return _table(["metric", "n", "chance", *map(title, takers)], rows)
 
 
+def text_table(found: Results) -> str:
+    """What the language model can do without and with its LoRA: accuracy in percent, its change in points; of a
+    perplexity the change is the quotient."""
+    rows = ([row["label"], row["metric"], f"{row['before']['n']:,}", *_tuned(row)] for row in found["figures"].values())
+    return _table(["text", "metric", "n", "chance", "without the LoRA", "with it", "change"], rows)
+
+
+def _tuned(row: Mapping[str, Any]) -> list[str]:
+    before, after, change = (row[name] for name in ("before", "after", "change"))
+    if before["chance"] is None:
+        return ["", _plain(before), _plain(after), f"× {_plain(change)}"]
+    return [f"{100 * before['chance']:.1f}", _percent(before), _percent(after), _percent(change)]
+
+
+def text_section(name: str) -> str:
+    """What tuning cost the language model of the weights called `name`, or how to find out."""
+    if not (RESULTS / f"{name}-text.json").is_file():
+        return "Not measured: `make lm-eval`."
+    found = results(f"{name}-text")
+    made = f"`{found['command']}` ({found['harness']}) at commit `{found['commit']}` on {found['date']}"
+    told = f"Measured by {made}, LoRA {found['model']['lora']}. In brackets: 95% bootstrap intervals over items."
+    return f"{text_table(found)}\n\n{told}"
+
+
 def benchmark_table() -> str:
     """What is known of every public benchmark, and our figure where its results are here."""
     rows = ([b.title, b.protocol, f"{100 * b.chance:.1f}", _cited(b.humans), _cited(b.best), _ours(b)] for b in _all())
@@ -244,6 +268,13 @@ world features replaced by their training mean.
 
 </details>
 
+## What tuning cost the language model
+
+Text alone, no video, through lm-eval: multiple choice about everyday facts by likelihood, and the perplexity of English
+prose; both sets were written for this project, so no model was trained on them.
+
+{text}
+
 ## Limits
 
 Trained on simulated blocks, balls, ramps and screens at 64x64 and on a handful of question forms, in English. Real
@@ -262,6 +293,7 @@ def card(folder: Path) -> str:
         training=_table(["fact", "value"], _facts(facts)),
         tables=tables(found),
         types=type_table(found),
+        text=text_section(folder.resolve().name),
     )
 
 
