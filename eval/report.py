@@ -52,8 +52,8 @@ def percent(figure: Mapping[str, Any]) -> str:
     return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
-def _plain(figure: Mapping[str, Any]) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+def _plain(figure: Mapping[str, Any], digits: int = 3) -> str:
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
 def takers_of(found: Results) -> list[str]:
@@ -137,7 +137,7 @@ def text_table(found: Results) -> str:
 def _tuned(row: Mapping[str, Any]) -> list[str]:
     before, after, change = (row[name] for name in ("before", "after", "change"))
     if before["chance"] is None:
-        return ["", _plain(before), _plain(after), f"× {_plain(change)}"]
+        return ["", _plain(before, 1), _plain(after, 1), f"× {_plain(change, 2)}"]
     return [f"{100 * before['chance']:.1f}", _percent(before), _percent(after), _percent(change)]
 
 
@@ -271,7 +271,7 @@ world features replaced by their training mean.
 ## What tuning cost the language model
 
 Text alone, no video, through lm-eval: multiple choice about everyday facts by likelihood, and the perplexity of English
-prose; both sets were written for this project, so no model was trained on them.
+prose that was written for this project and so is in no training set.
 
 {text}
 

@@ -195,4 +195,4 @@ def test_the_card_shows_what_tuning_cost(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "tiny-text.json").write_text(json.dumps({**told, "figures": text.compared(BEFORE, AFTER)}))
     section = report.text_section("tiny")
     assert "| everyday facts | accuracy | 4 | 25.0 | 75.0 [" in section and "| -25.0 [" in section
-    assert "| English prose | perplexity a word | 2 |  | 20.086 [" in section and "× 1.649 [" in section
+    assert "| English prose | perplexity a word | 2 |  | 20.1 [" in section and "× 1.65 [" in section

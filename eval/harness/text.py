@@ -2,9 +2,9 @@
 
     .venv-lmms/bin/python -m foretell.eval.harness.text --out eval/results/nano-text.json        (make lm-eval)
 
-Two sets, both written for this project and so in no training set. facts.jsonl: multiple choice about everyday facts,
-as plain text and in the tokenizer's chat format; the option with the largest log-likelihood a letter is taken
-(`acc_norm`). prose.jsonl: passages of English, for the perplexity a word.
+facts.jsonl: multiple choice about everyday facts, as plain text and in the tokenizer's chat format; the option with the
+largest log-likelihood a letter is taken (`acc_norm`). prose.jsonl: passages of English written for this project, and so
+in no training set, for the perplexity a word.
 """
 
 import argparse
