@@ -188,6 +188,14 @@ def test_a_folder_without_a_lora_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "holds no lora/" in capsys.readouterr().err
 
 
+def test_without_lm_eval_the_environment_that_has_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(text, "find_spec", lambda _: None)
+    assert text.main(["--out", str(tmp_path / "text.json")]) == 2
+    assert "make lm-eval" in capsys.readouterr().err
+
+
 def test_the_card_shows_what_tuning_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert report.text_section("tiny") == "Not measured: `make lm-eval`."

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def _figures(statistics: Mapping[str, Statistic], n: int, chance: float | None) 
 def run(folder: Path, out: Path, command: str) -> dict[str, Any]:
     """Examine the language model that a model folder names, without and with the folder's LoRA; write figures to `out`.
 
-    Raises ValueError where the folder holds no LoRA.
+    Raises ValueError where the folder holds no LoRA, or lm-eval is not installed.
     """
     from ...reasoner.llm import load_llm, load_tokenizer
     from ...reasoner.model import ForetellConfig, fold_lora
@@ -136,6 +137,8 @@ def run(folder: Path, out: Path, command: str) -> dict[str, Any]:
     lora = folder / "lora"
     if not (lora / "adapter_model.safetensors").is_file():
         raise ValueError(f"{folder} holds no lora/: name a model folder that `foretell train` wrote")
+    if find_spec("lm_eval") is None:
+        raise ValueError("lm-eval is not installed in this environment: `make lm-eval` builds the one that has it")
     llm = ForetellConfig.from_pretrained(folder).llm
     model, tokenizer = load_llm(llm), load_tokenizer(llm)
     before = examined(model, tokenizer)
