@@ -64,8 +64,8 @@ which those about one scene are not, so the interval decides; p is adjusted for 
 <div class="scroll">{{ table(types) }}</div>
 <h2>What is taken for what</h2>
 <p class="note">Rows: what is true; columns: what was answered.</p>
-<div class="tables">{% for name, rows in confusions %}<div><h3>{{ name }}</h3><div class="scroll">{{ table(rows) }}</div>
-</div>{% endfor %}</div>
+<div class="tables">{% for name, rows in confusions %}
+<div><h3>{{ name }}</h3><div class="scroll">{{ table(rows) }}</div></div>{% endfor %}</div>
 <h2>The worst errors</h2>
 <p class="note">Wrong answers of which the model was surest. What it did not see has a red rim.</p>
 <div class="cards">{% for one in worst %}<div class="card">
@@ -162,7 +162,7 @@ def pair_rows(found: Results) -> list[list[str]]:
 
 
 def confusions(samples: Sequence[Row]) -> Iterator[tuple[str, list[list[str]]]]:
-    """For every type of question with few and short answers that were wrong at least once: counts of answers by truth."""
+    """For every type of question with few, short answers, of which one was wrong: counts of answers by truth."""
     by_type: dict[str, list[Row]] = {}
     for row in samples:
         by_type.setdefault(f"{row['kind']}: {row['type']}", []).append(row)

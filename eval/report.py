@@ -138,7 +138,7 @@ def _tuned(row: Mapping[str, Any]) -> list[str]:
     before, after, change = (row[name] for name in ("before", "after", "change"))
     if before["chance"] is None:
         return ["", _plain(before, 1), _plain(after, 1), f"× {_plain(change, 2)}"]
-    return [f"{100 * before['chance']:.1f}", _percent(before), _percent(after), _percent(change)]
+    return [f"{100 * before['chance']:.1f}", percent(before), percent(after), percent(change)]
 
 
 def text_section(name: str) -> str:
