@@ -21,6 +21,7 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers.utils.hub import cached_file
 
 from ..bridge.projector import BridgeConfig, WorldProjector
 from ..perception.encoder import tapped
@@ -31,6 +32,8 @@ Lora = Literal["folded", "beside", "trainable"]
 """How a LoRA is put on a language model: folded into its weights (fastest answers), beside them (soonest first answer:
 folding copies weights that are otherwise mapped from disk), or as peft's, to be trained on."""
 
+LORA, ADAPTER, ADAPTER_CONFIG = "lora", "adapter_model.safetensors", "adapter_config.json"
+"""A model's peft folder, and what is in it."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -41,7 +44,8 @@ class ForetellConfig(PreTrainedConfig):
     vision_config: the V-JEPA 2 encoder and predictor; bridge_config: the projector; text_config: any causal language
     model. video_token_id: the placeholder of one bridge token in input_ids. taps: encoder layers (0: patches) that are
     read, side by side; rate: frames per second that the encoder is shown. llm: hub id or folder of the language model
-    that a folder of parts was trained with (None: the embedded one).
+    that a folder of parts was trained with (None: the embedded one). adapter: the weights of a whole model are without
+    its LoRA, which lies in the folder `lora` beside them.
     """
 
     model_type = "foretell"
@@ -59,6 +63,7 @@ class ForetellConfig(PreTrainedConfig):
     taps: list[int] | tuple[int, ...] = (2, 4, 6)
     rate: float = 8.0
     llm: str | None = None
+    adapter: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = _config(self.vision_config, VJEPA2Config)
@@ -125,6 +130,12 @@ class ForetellForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().train(mode)
         self.encoder.eval()
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The language model's; encoder and bridge may compute in another."""
+        dtype: torch.dtype = self.language_model.dtype
+        return dtype
 
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.language_model.get_input_embeddings()
@@ -227,13 +238,63 @@ class ForetellForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs.pop(name, None)
         return inputs
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """The whole model, language model included. Raises ValueError while a LoRA is still apart."""
-        if hasattr(self.language_model, "peft_config"):
-            raise ValueError("the LoRA is still apart: keep it so with save_parts, or fold it in with merge_lora first")
-        if any(isinstance(module, Beside) for module in self.modules()):
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, lora: Lora = "trainable", **kwargs: Any
+    ) -> Any:
+        """As in transformers; a LoRA that was kept apart is put on as `lora` says."""
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        if model.config.adapter:
+            _load_lora(model, _fetched_lora(pretrained_model_name_or_path, kwargs), lora)
+        return loaded
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """The whole model, language model included; a LoRA that is apart stays so, as a peft folder called `lora`.
+
+        Raises ValueError where a LoRA of ours lies beside the weights, or the weights under it are in 4 bits.
+        """
+        apart, beside = hasattr(self.language_model, "peft_config"), any(isinstance(m, Beside) for m in self.modules())
+        if quantised(self) and (apart or beside or not getattr(self, "is_quantized", False)):
+            raise ValueError(
+                "the language model's weights are in 4 bits: they can neither take the LoRA in nor be saved with it. "
+                "Load the model without 4 bits, or on the language model's unquantised original (--llm HUB_ID); what "
+                "is saved then can be loaded in 4 bits (--load-in-4bit)"
+            )
+        if beside:
             raise ValueError('the LoRA lies beside the weights: load the model with lora="folded" to save it whole')
-        super().save_pretrained(*args, **kwargs)
+        if apart:
+            _save_lora(self.language_model, Path(save_directory) / LORA, None)
+            kwargs["state_dict"] = _without_lora(kwargs.get("state_dict") or self.state_dict())
+        self.config.adapter = apart
+        forget_paths(self.config)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _without_lora(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names that they had before peft wrapped the language model and its linears."""
+    names = {name: name.replace("language_model.base_model.model.", "language_model.", 1) for name in weights}
+    return {names[n].replace(".base_layer.", "."): t for n, t in weights.items() if ".lora_" not in n}
+
+
+def _fetched_lora(source: str | Path, options: dict[str, Any]) -> Path:
+    """The peft folder beside a whole model's weights; options: those of from_pretrained that say where on a hub."""
+    known = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+    where = {name: options[name] for name in known if name in options}
+    where["subfolder"] = str(Path(options.get("subfolder", ""), LORA))
+    config, _ = [Path(cached_file(source, name, **where)) for name in (ADAPTER_CONFIG, ADAPTER)]
+    return config.parent
+
+
+def quantised(model: ForetellForConditionalGeneration) -> bool:
+    """Whether the language model's weights are in 4 bits, loaded so alone or with the whole."""
+    return any(getattr(part, "is_quantized", False) for part in (model, model.language_model))
+
+
+def forget_paths(config: ForetellConfig) -> None:
+    """Leave out where this machine had the parts."""
+    for part in (config.text_config, config.vision_config):
+        part.name_or_path = ""
 
 
 AutoConfig.register("foretell", ForetellConfig, exist_ok=True)
@@ -274,13 +335,12 @@ def save_parts(model: ForetellForConditionalGeneration, folder: str | Path, dtyp
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for part in (model.config.text_config, model.config.vision_config):
-        part.name_or_path = ""  # a path would be this machine's; config.llm is what load goes by
+    forget_paths(model.config)  # config.llm is what load goes by
     model.config.save_pretrained(folder)
     model.encoder.save_pretrained(folder / "encoder", state_dict=stored(model.encoder.state_dict(), dtype))
     save_file(stored(model.bridge.state_dict(), dtype), folder / "bridge.safetensors")
     if hasattr(model.language_model, "peft_config"):
-        _save_lora(model.language_model, folder / "lora", dtype)
+        _save_lora(model.language_model, folder / LORA, dtype)
 
 
 def stored(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -293,7 +353,7 @@ def _save_lora(language_model: Any, folder: Path, dtype: torch.dtype | None) -> 
     language_model.peft_config["default"].base_model_name_or_path = ""
     language_model.save_pretrained(folder)
     (folder / "README.md").unlink()
-    weights = folder / "adapter_model.safetensors"
+    weights = folder / ADAPTER
     save_file(stored(load_file(weights), dtype), weights, metadata={"format": "pt"})
 
 
@@ -311,12 +371,25 @@ def load(
     Raises ValueError where there is no model, or the language model is not as wide as the bridge was trained for.
     """
     folder = Path(source)
-    if not (folder / "config.json").is_file() and (folder.exists() or not _HUB_ID.fullmatch(str(source))):
+    if not (folder / "config.json").is_file() and not is_hub_id(source):
         raise ValueError(f"{source}: no model there (no config.json): name a model folder or a hub id like owner/name")
     with quiet():
         if (folder / "bridge.safetensors").is_file():
             return _load_parts(folder, llm, load_in_4bit, dtype, lora)
-        return _load_whole(str(source), load_in_4bit, dtype)
+        if llm is not None:
+            raise ValueError(f"{source} holds its own language model: leave --llm {llm} out")
+        return _load_whole(str(source), load_in_4bit, dtype, lora)
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a model is named by its id on a hub: owner/name, which is no path here."""
+    return bool(_HUB_ID.fullmatch(str(source))) and not Path(source).exists()
+
+
+def companion(source: str | Path, name: str) -> Path | None:
+    """A file beside a model's config.json, fetched where the model is on a hub; None where there is none."""
+    found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
 
 
 def _load_parts(
@@ -331,17 +404,23 @@ def _load_parts(
     model = ForetellForConditionalGeneration(config, encoder, language_model)
     model.bridge.load_state_dict(load_file(folder / "bridge.safetensors"))
     model.bridge.to(language_model.device)
-    if (folder / "lora").is_dir():
-        _load_lora(model, folder / "lora", "beside" if load_in_4bit and lora == "folded" else lora)
+    if (folder / LORA).is_dir():
+        _load_lora(model, folder / LORA, lora)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
-def _load_whole(source: str, load_in_4bit: bool, dtype: torch.dtype | None) -> ForetellForConditionalGeneration:
-    options: dict[str, Any] = {"dtype": dtype or native_dtype(), "use_safetensors": True}
+def _load_whole(
+    source: str, load_in_4bit: bool, dtype: torch.dtype | None, lora: Lora
+) -> ForetellForConditionalGeneration:
+    """In the precision that it was saved in, where float32; else in the machine's own."""
+    exact = ForetellConfig.from_pretrained(source).dtype == torch.float32 and not load_in_4bit
+    options: dict[str, Any] = {"dtype": dtype or (torch.float32 if exact else native_dtype()), "use_safetensors": True}
     if load_in_4bit:
         options["quantization_config"] = four_bit(options["dtype"], skip=["encoder", "bridge", "lm_head"])
-    model: ForetellForConditionalGeneration = ForetellForConditionalGeneration.from_pretrained(source, **options)
+    model: ForetellForConditionalGeneration = ForetellForConditionalGeneration.from_pretrained(
+        source, lora=lora, **options
+    )
     keep_trainable(model)
     model.eval()  # type: ignore[no-untyped-call]
     return model
@@ -357,9 +436,10 @@ def _check_width(config: ForetellConfig, language_model: PreTrainedModel, llm: s
 
 
 def _load_lora(model: ForetellForConditionalGeneration, folder: Path, lora: Lora) -> None:
-    if lora == "folded":
+    """Put a LoRA on the language model; on 4-bit weights a folded one lies beside them."""
+    if lora == "folded" and not quantised(model):
         fold_lora(model.language_model, folder)
-    elif lora == "beside":
+    elif lora != "trainable":
         hang_lora(model.language_model, folder)
     else:
         from peft import PeftModel
@@ -369,8 +449,8 @@ def _load_lora(model: ForetellForConditionalGeneration, folder: Path, lora: Lora
 
 def lora_pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Of each module in a peft folder: its name, B [out, r] times alpha/r, A [r, in]."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    weights = load_file(folder / "adapter_model.safetensors")
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    weights = load_file(folder / ADAPTER)
     scale = config["lora_alpha"] / config["r"]
     for name in (key for key in weights if key.endswith(".lora_A.weight")):
         module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")

@@ -278,11 +278,18 @@ def test_merging_leaves_the_language_models_file_alone(model: Any, tmp_path: Pat
     assert hashlib.sha256(weights.read_bytes()).digest() == before
 
 
-def test_a_lora_that_is_apart_is_not_saved_as_a_whole(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="save_parts"):
-        add_lora(model).save_pretrained(tmp_path)
-    merge_lora(model).save_pretrained(tmp_path)
-    ForetellForConditionalGeneration.from_pretrained(tmp_path)
+def test_a_lora_that_is_apart_stays_apart_beside_the_whole(
+    model: Any, processor: ForetellProcessor, tmp_path: Path
+) -> None:
+    known = set(model.state_dict())
+    randomise_lora(add_lora(model, rank=4))
+    model.save_pretrained(tmp_path / "kept")
+    twin = ForetellForConditionalGeneration.from_pretrained(tmp_path / "kept")
+    inputs = chat(processor, "Will it fall?")
+    with torch.no_grad():
+        assert torch.equal(twin(**inputs).logits, model(**inputs).logits)
+    merge_lora(twin).save_pretrained(tmp_path / "merged")
+    assert set(ForetellForConditionalGeneration.from_pretrained(tmp_path / "merged").state_dict()) == known
 
 
 def test_a_language_model_of_another_width_is_refused(model: Any, tmp_path: Path) -> None:
