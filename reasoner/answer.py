@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..perception.video import OVERSAMPLE, Clip, read_clip
 from .llm import load_tokenizer
-from .model import ForetellForConditionalGeneration, Lora, load
+from .model import ForetellForConditionalGeneration, Lora, companion, load
 from .processing import ForetellProcessor, Pack, collate, pack
 
 NANO = Path(__file__).parent / "nano"
@@ -63,9 +63,9 @@ class Calibration:
     threshold: float = 0.0
 
     @classmethod
-    def read(cls, path: Path) -> "Calibration":
+    def read(cls, path: Path | None) -> "Calibration":
         """From calibration.json; without the file nothing is changed and nothing abstains."""
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path and path.is_file() else cls()
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Foretell:
             processor = ForetellProcessor.for_model(model.config, load_tokenizer(llm or model.config.llm))
         else:
             processor = ForetellProcessor.from_pretrained(str(folder))
-        return cls(model, processor, Calibration.read(Path(folder) / "calibration.json"))
+        return cls(model, processor, Calibration.read(companion(folder, "calibration.json")))
 
     @property
     def frames(self) -> int:

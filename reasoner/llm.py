@@ -128,23 +128,28 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     print(f"Unpacking the language model once, into {folder} ...", file=sys.stderr, flush=True)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        with drafted(folder) as draft:
+            AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
+            model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+            model.save_pretrained(draft)
+    except OSError:
+        if not (folder / "config.json").is_file():  # else another process was first, and its copy stays
+            raise
+
+
+@contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """A folder beside this one to write in, which takes its place once all is written: it appears whole or not at all.
+
+    Raises OSError where something is there by then.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
-        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
-        model.save_pretrained(draft)
-        _publish(draft, folder)
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    """Rename a finished draft into place; where another process was first, its copy stays."""
-    draft.chmod(0o755)
-    try:
-        draft.rename(folder)
-    except OSError:
-        if not (folder / "config.json").is_file():
-            raise
