@@ -298,6 +298,41 @@ def train(
     _tell({"model": str(model), "recipe": asdict(chosen), "set_aside": aside}, told, as_json)
 
 
+@app.command("export", epilog="Example: foretell export runs/nano/model --out whole --merge --results runs/exam.json")
+def export_model(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[DIR|HUB_ID]", help="A Foretell model; left out: the embedded one.")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write: a new one, or an empty one.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge the LoRA into the language model; else it stays apart, for peft.")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="HUB_ID", help="Then upload it there; a new repository is made private.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="What `foretell eval exam` found of it, for the model card.")
+    ] = None,
+    llm: Llm = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model as one folder that holds all of it, the language model too, with a model card: for transformers'
+    Auto classes, for `--model DIR`, and for a hub."""
+    from .eval.card import card, exam_for
+    from .reasoner import export as room
+
+    where = push or out.resolve().name
+    describe = partial(card, name=where.split("/")[-1], where=where, found=exam_for(model, results))
+    if push is not None:
+        room.reserve(push)
+    with _working("writing the model"):
+        folder = room.export(model, out, describe, merge, llm)
+    told = f"model: {out}; ask it with `foretell ask VIDEO QUESTION --model {out}`"
+    address = None if push is None else room.push(folder, push)
+    _tell({"out": str(out), "merged": merge, "pushed": address}, "\n".join(filter(None, (told, address))), as_json)
+
+
 @evaluate.command(epilog="Example: foretell eval exam worlds/test --out runs/exam.json --train worlds/train")
 def exam(
     context: typer.Context,

@@ -201,8 +201,20 @@ def stale(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if not path.is_file() or path.read_text(encoding="utf-8") != rewritten(path)]
 
 
-def _metadata(name: str, found: Results) -> str:
-    """The Hub's header of a model card. JSON is YAML."""
+def header(name: str, found: Results | None) -> dict[str, Any]:
+    """The Hub's header of a model card, with the headline figures where there are any."""
+    fields = {
+        "license": "apache-2.0",
+        "language": ["en"],
+        "library_name": "transformers",
+        "pipeline_tag": "video-text-to-text",
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "tags": ["world-model", "v-jepa", "video", "physical-reasoning", "lora"],
+    }
+    return fields if found is None else fields | {"model-index": [_index(name, found)]}
+
+
+def _index(name: str, found: Results) -> dict[str, Any]:
     metrics = [
         {"type": row["metric"].replace(" ", "_"), "name": row["label"], "value": row["takers"][MODEL]["value"]}
         for row in found["figures"]["headlines"].values()
@@ -212,16 +224,17 @@ def _metadata(name: str, found: Results) -> str:
         "dataset": {"type": "foretell-worlds", "name": "Foretell worlds, held-out scenes"},
         "metrics": metrics,
     }
-    header = {
-        "license": "apache-2.0",
-        "language": ["en"],
-        "library_name": "transformers",
-        "pipeline_tag": "video-text-to-text",
-        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "tags": ["world-model", "v-jepa", "video", "physical-reasoning", "lora"],
-        "model-index": [{"name": f"foretell-{name}", "results": [result]}],
-    }
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "---"])
+    return {"name": f"foretell-{name}", "results": [result]}
+
+
+def _metadata(name: str, found: Results) -> str:
+    """JSON is YAML."""
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in header(name, found).items()), "---"])
+
+
+def training_table(facts: Mapping[str, Any]) -> str:
+    """All that a training.json tells."""
+    return _table(["fact", "value"], _facts(facts))
 
 
 def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -234,6 +247,17 @@ def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     else:
         yield name, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
+
+FIGURES = """{tables}
+
+Blind: a text-only model trained on the same questions, with `until` and duration. Mean features: this model with its
+world features replaced by their training mean.
+
+<details><summary>Every scenario and question type</summary>
+
+{types}
+
+</details>"""
 
 CARD = """{metadata}
 <!-- Made by `python -m foretell.eval.report`: change training.json or the results, not this page. -->
@@ -257,16 +281,7 @@ question type, and a predictive question's answer is decided after the last fram
 
 ## Figures
 
-{tables}
-
-Blind: a text-only model trained on the same questions, with `until` and duration. Mean features: this model with its
-world features replaced by their training mean.
-
-<details><summary>Every scenario and question type</summary>
-
-{types}
-
-</details>
+{figures}
 
 ## What tuning cost the language model
 
@@ -290,11 +305,15 @@ def card(folder: Path) -> str:
     return CARD.format(
         metadata=_metadata(folder.resolve().name, found),
         name=folder.resolve().name,
-        training=_table(["fact", "value"], _facts(facts)),
-        tables=tables(found),
-        types=type_table(found),
+        training=training_table(facts),
+        figures=exam_section(found),
         text=text_section(folder.resolve().name),
     )
+
+
+def exam_section(found: Results) -> str:
+    """All that an exam found, for a model card."""
+    return FIGURES.format(tables=tables(found), types=type_table(found))
 
 
 def plots(name: str, folder: Path | None = None) -> list[Path]:

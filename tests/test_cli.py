@@ -30,6 +30,7 @@ COMMANDS = {
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "
     "--cluster --shard --json",
+    "export": "MODEL --out --merge --push --results --llm --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval surprise": "DATA --out --model --json",
@@ -151,6 +152,10 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         ),
         (["train", "nano", "--data", "x"], "--val SET"),
         (["train", "nano", "--plan", "--cluster", "h200"], "cpu2, a100x8, h100x8, 2xh100x8"),
+        (["export", "nowhere", "--out", "there"], "nowhere: no model there"),
+        (["export"], "--out"),
+        (["export", "--out", "there", "--results", "none.json"], "none.json"),
+        (["export", "--out", "there", "--push", "a/b/c"], "a/b/c"),
         (["features", "nowhere", "--encoder", "nowhere"], "nowhere holds no clips.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json"], "nowhere holds no clips.jsonl"),
         (["surprise", "none.mp4"], "none.mp4: cannot be opened"),
@@ -356,6 +361,27 @@ def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert given == [sources, Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, options]
     told = json.loads(capsys.readouterr().out)
     assert (told["model"], told["recipe"]["seed"]) == (str(tmp_path / "model"), 4)
+
+
+def test_an_export_is_told_and_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[Any] = []
+
+    def export(*arguments: Any) -> Path:
+        given.extend(arguments)
+        return tmp_path / "whole"
+
+    monkeypatch.setattr("foretell.reasoner.export.reserve", given.append)
+    monkeypatch.setattr("foretell.reasoner.export.export", export)
+    monkeypatch.setattr("foretell.reasoner.export.push", lambda folder, repo: f"https://hub/{repo}/{folder.name}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "runs/a", "--out", "whole", "--merge", "--push", "me/mine", "--json"]) == 0
+    repo, source, out, describe, *rest = given
+    assert (repo, source, out, rest) == ("me/mine", "runs/a", Path("whole"), [True, None])
+    assert describe.keywords == {"name": "mine", "where": "me/mine", "found": None}
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"out": "whole", "merged": True, "pushed": "https://hub/me/mine/whole"}
 
 
 def test_an_exam_records_its_own_command(
