@@ -136,15 +136,19 @@ class Slots(nn.Module):
 
     def __init__(self, config: BridgeConfig) -> None:
         super().__init__()
-        allowed = torch.zeros(len(config.slots), config.words, dtype=torch.bool)
-        for slot, words in enumerate(config.slots):
-            allowed[slot, words] = True
         self.register_buffer("words", torch.zeros(config.words, config.llm_width))
-        self.register_buffer("allowed", allowed, persistent=False)
+        self.register_buffer("allowed", torch.empty(len(config.slots), config.words, dtype=torch.bool), False)
+        self.allow(config.slots)
         self.queries = nn.Parameter(torch.randn(len(config.slots), config.width) * 0.5)
         self.names = nn.Parameter(torch.zeros(len(config.slots), config.llm_width))
         self.norm = nn.LayerNorm(config.width)
         self.chances = nn.Linear(config.width, config.words)
+
+    def allow(self, slots: list[list[int]]) -> None:
+        """Let each slot say its words and no others: the config tells them, not the weights."""
+        self.allowed.zero_()
+        for slot, words in enumerate(slots):
+            self.allowed[slot, words] = True
 
     @torch.no_grad()
     def learn(self, words: Tensor, names: Tensor) -> None:

@@ -23,7 +23,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.utils.hub import cached_file
 
-from ..bridge.projector import BridgeConfig, WorldProjector
+from ..bridge.projector import BridgeConfig, Slots, WorldProjector
 from ..perception.encoder import tapped
 from ..perception.predictor import imagine
 from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet
@@ -124,7 +124,12 @@ class ForetellForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.generation_config.suppress_tokens = [config.video_token_id]  # a placeholder is never said
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The bridge's modules initialise themselves; encoder and language model have rules of their own."""
+        """The bridge's modules initialise themselves; encoder and language model have rules of their own.
+
+        Only what no file holds is lost when a model is made without memory and then filled: it is set here again.
+        """
+        if isinstance(module, Slots):
+            module.allow(self.config.bridge_config.slots)
 
     def train(self, mode: bool = True) -> "ForetellForConditionalGeneration":
         super().train(mode)
@@ -249,7 +254,7 @@ class ForetellForConditionalGeneration(PreTrainedModel, GenerationMixin):
             _load_lora(model, _fetched_lora(pretrained_model_name_or_path, kwargs), lora)
         return loaded
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """The whole model, language model included; a LoRA that is apart stays so, as a peft folder called `lora`.
 
         Raises ValueError where a LoRA of ours lies beside the weights, or the weights under it are in 4 bits.
@@ -282,8 +287,8 @@ def _fetched_lora(source: str | Path, options: dict[str, Any]) -> Path:
     known = ("cache_dir", "force_download", "local_files_only", "token", "revision")
     where = {name: options[name] for name in known if name in options}
     where["subfolder"] = str(Path(options.get("subfolder", ""), LORA))
-    config, _ = [Path(cached_file(source, name, **where)) for name in (ADAPTER_CONFIG, ADAPTER)]
-    return config.parent
+    config, _ = [cached_file(source, name, **where) for name in (ADAPTER_CONFIG, ADAPTER)]
+    return Path(str(config)).parent
 
 
 def quantised(model: ForetellForConditionalGeneration) -> bool:

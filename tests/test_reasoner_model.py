@@ -89,6 +89,15 @@ def test_config_round_trip_keeps_the_types_of_its_parts(tmp_path: Path) -> None:
     assert (list(twin.taps), twin.rate, twin.imagination) == (list(config.taps), config.rate, True)
 
 
+def test_what_slots_may_say_comes_back_though_no_file_holds_it(tmp_path: Path) -> None:
+    config = tiny_hybrid_config()
+    config.bridge_config.words, config.bridge_config.slots = 5, [[0, 3], [1, 2, 4], [4]]
+    model: Any = ForetellForConditionalGeneration(config)
+    model.save_pretrained(tmp_path)
+    twin = ForetellForConditionalGeneration.from_pretrained(tmp_path)
+    assert [row.nonzero().flatten().tolist() for row in twin.bridge.slots.allowed] == config.bridge_config.slots
+
+
 def test_input_and_output_embeddings_stay_tied(model: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     assert "language_model.lm_head.weight" not in load_file(tmp_path / "model.safetensors")
