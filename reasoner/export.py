@@ -7,7 +7,6 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's, as its version has it
-from huggingface_hub.utils import validate_repo_id
 
 from .answer import NANO, Foretell
 from .llm import drafted, quiet
@@ -52,10 +51,9 @@ def reserve(repo: str) -> None:
 
     Raises ValueError where the id is none, no token is there, or the hub refuses or cannot be reached.
     """
-    validate_repo_id(repo)
+    if get_token() is None:
+        raise ValueError(f"no token to push to {repo} with: log in by `hf auth login`, or set HF_TOKEN")
     with _plainly(repo):
-        if get_token() is None:
-            raise ValueError(f"no token to push to {repo} with: log in by `hf auth login`, or set HF_TOKEN")
         HfApi().create_repo(repo, private=True, exist_ok=True)
 
 

@@ -18,7 +18,7 @@ from foretell.reasoner.model import ForetellForConditionalGeneration, Lora, add_
 from foretell.reasoner.processing import ForetellProcessor
 
 from .fake_hub import REPO, TOKEN, Hub, open_hub
-from .reasoner_tiny import noise, tiny_model, tiny_tokenizer
+from .reasoner_tiny import noise, tiny_hybrid_config, tiny_tokenizer
 
 QUESTIONS = [("Will it fall?", None), ("Which one?", ["red", "blue", "green"]), ("What happens?", None)]
 FACTS = {"train_clips": 12, "recipe": {"lora_rank": 4}}
@@ -34,11 +34,14 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model as training leaves it: parts, a LoRA that says something, and a language model elsewhere."""
     folder = tmp_path_factory.mktemp("trained")
-    made = tiny_model()
+    config = tiny_hybrid_config()
+    config.bridge_config.words, config.bridge_config.slots = 3, [[0, 2], [1]]
+    torch.manual_seed(0)
+    made: Any = ForetellForConditionalGeneration(config)
     made.language_model.save_pretrained(folder / "llm")
     tiny_tokenizer().save_pretrained(folder / "llm")
     for name, parameter in add_lora(made, rank=4).named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "slots" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     made.config.llm = str(folder / "llm")
     save_parts(made, folder / "model", dtype=torch.float16)
@@ -206,7 +209,8 @@ def test_pushed_it_loads_from_the_hub(parts: Path, tmp_path: Path, hub: Hub) -> 
 
 
 def test_the_models_own_push_takes_the_lora_along(parts: Path, hub: Hub) -> None:
-    load(parts, lora="trainable").push_to_hub(REPO)
+    source: Any = load(parts, lora="trainable")
+    source.push_to_hub(REPO)
     assert {"config.json", "model.safetensors", "lora/adapter_model.safetensors"} <= hub.files.keys()
 
 
@@ -223,8 +227,8 @@ def test_without_a_token_or_a_network_nothing_begins(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("foretell.reasoner.export.get_token", lambda: TOKEN)
     with pytest.raises(ValueError, match=r"cannot push to owner/name: .*offline.*HF_HUB_OFFLINE unset"):
         reserve(REPO)
+    with pytest.raises(ValueError, match="Repo id must"):
+        reserve("no such/place/here")
     monkeypatch.setattr("foretell.reasoner.export.get_token", lambda: None)
     with pytest.raises(ValueError, match=r"no token to push to owner/name with: log in by `hf auth login`"):
         reserve(REPO)
-    with pytest.raises(ValueError, match="Repo id must"):
-        reserve("no such/place/here")
