@@ -301,7 +301,7 @@ def train(
 @app.command("export", epilog="Example: foretell export runs/nano/model --out whole --merge --results runs/exam.json")
 def export_model(
     model: Annotated[
-        str | None, typer.Argument(metavar="[DIR|HUB_ID]", help="A Foretell model; left out: the embedded one.")
+        str | None, typer.Argument(metavar="DIR|HUB_ID", help="A Foretell model; left out: the embedded one.")
     ] = None,
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write: a new one, or an empty one.")],
