@@ -53,7 +53,8 @@ RANDOM = "random init"
 ALONG, FINAL = ("ridge", "attentive1"), ("attentive4",)
 """Probes along a run, and at its end."""
 HEADS = ((3e-4, 0.01), (1e-3, 0.1))
-"""Two of the probe's learning rates and weight decays, the same for everybody: all four would double the hours."""
+"""Two of the probe's learning rates and weight decays, the same for everybody (the strongest probe has the second): all
+four would double the hours."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Plan:
     encoders: Mapping[Kind, str] = field(default_factory=lambda: ENCODER)
     test_clips: int = 0
     curve: Training = field(default_factory=lambda: Training(every=50, patience=5, most=800, rates=HEADS))
-    final: Training = field(default_factory=lambda: Training(every=50, patience=8, most=2000, rates=HEADS))
+    final: Training = field(default_factory=lambda: Training(patience=4, most=1200, rates=HEADS[1:]))
     base: PretrainRecipe = field(default_factory=nano_encoder)
 
 
@@ -305,10 +306,10 @@ class Referee:
 
     plan: Plan
     exams: Mapping[tuple[Kind, bool], Exam]
-    cells: Cells
+    cells: Mapping[bool, Cells]
 
     @classmethod
-    def over(cls, train: Packed, test: Packed, plan: Plan, cells: Cells) -> Referee:
+    def over(cls, train: Packed, test: Packed, plan: Plan, cells: Mapping[bool, Cells]) -> Referee:
         """A referee whose test clips are these."""
         labels = {False: plan.curve_labels, True: plan.labels}
         exams = {
@@ -337,15 +338,15 @@ class Referee:
         """
         final = probes == FINAL
         how, labels = (self.plan.final, self.plan.labels) if final else (self.plan.curve, self.plan.curve_labels)
-        cells = {(variable, probe): (name, variable, probe) for variable in VARIABLES[kind] for probe in probes}
-        missing = [key for key, cell in cells.items() if cell not in self.cells.done]
+        cells, kept = {(v, probe): (name, v, probe) for v in VARIABLES[kind] for probe in probes}, self.cells[final]
+        missing = [key for key, cell in cells.items() if cell not in kept.done]
         if missing:
             opened = world()
             bench = self.exams[kind, final].bench(opened, see(opened), (test or see)(opened))
         for variable, probe in missing:
             told = bench.tell(variable, probe, labels, how).values
-            self.cells.keep(cells[variable, probe], {"told": np.round(told, 4).tolist()})
-        return {key: np.array(self.cells.done[cell]["told"], dtype=np.float32) for key, cell in cells.items()}
+            kept.keep(cells[variable, probe], {"told": np.round(told, 4).tolist()})
+        return {key: np.array(kept.done[cell]["told"], dtype=np.float32) for key, cell in cells.items()}
 
     def judge(self, kind: Kind, variable: str, told: Floats) -> Row:
         """The figure of what was said of a variable, its interval over scenes."""
@@ -389,10 +390,7 @@ def run(
             "pass --quick"
         )
     frames = data / "frames.npy"
-    asked = sha256(
-        repr((plan.labels, plan.curve_labels, plan.test_clips, plan.curve, plan.final, plan.base)).encode()
-    ).hexdigest()
-    cells = Cells(runs / "cells.jsonl", mark(*(digest(one / "clips.jsonl") for one in (data, val, test)), asked))
+    cells = {final: cells_of(plan, final, runs, (data, val, test)) for final in (False, True)}
     chosen_by, judged_by = (Referee.over(learned, one, plan, cells) for one in (held, tested))
     rates = tuned(plan, frames, runs, chosen_by, tell)
     main, axis = main_jobs(plan, rates["chosen"]), axis_jobs(plan, rates["chosen"])
@@ -416,6 +414,14 @@ def run(
         write(out, json.dumps(rounded(found), indent=1) + "\n")
         plot(found, out.with_suffix(".png"))
     return found
+
+
+def cells_of(plan: Plan, final: bool, runs: Path, worlds: Sequence[Path]) -> Cells:
+    """What probes along runs, or the strongest ones, said: known as long as what decides it stays the same."""
+    how, labels = (plan.final, plan.labels) if final else (plan.curve, plan.curve_labels)
+    decides = sha256(repr((labels, plan.test_clips, how, plan.base)).encode()).hexdigest()
+    name = "finals.jsonl" if final else "cells.jsonl"
+    return Cells(runs / name, mark(*(digest(one / "clips.jsonl") for one in worlds), decides))
 
 
 def tuned(
@@ -503,7 +509,7 @@ def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> l
 
 def finals(kind: Kind, fresh: Callable[[], VJEPA2World], referee: Referee) -> dict[str, Any]:
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
-    jepa, runs = SIDES[kind][0], referee.cells.path.parent
+    jepa, runs = SIDES[kind][0], referee.cells[True].path.parent
     objectives = [*SIDES[kind], *(referee.plan.others if kind == "videos" else ())]
     folders = {objective: runs / f"{objective}-0" / "encoder" for objective in objectives}
     ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import VJEPA2Model
 
 from ..bridge.projector import Intake, Reader, block
@@ -231,6 +233,15 @@ def knn(train: Floats, val: Floats, test: Floats, question: Question, held: Ques
     return Told(told_by(fits[best], test), {"neighbours": best}, [])
 
 
+@contextmanager
+def quick(device: torch.device) -> Iterator[None]:
+    """bf16 where it is native; on CPUs without the fused attention, which is slower there on so few tokens."""
+    fused = [] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    fast = torch.autocast(device.type, train_dtype(), enabled=train_dtype() != torch.float32)
+    with fast, sdpa_kernel([*fused, SDPBackend.MATH]):
+        yield
+
+
 class AttentiveProbe(nn.Module):
     """Self-attention between tokens with places, then one query that reads them: [B, N, C] -> [B, columns].
 
@@ -246,7 +257,7 @@ class AttentiveProbe(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, columns))
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, train_dtype(), enabled=train_dtype() != torch.float32):
+        with quick(features.device):
             tokens = self.intake(features)
             for one in self.blocks:
                 tokens = one(tokens)

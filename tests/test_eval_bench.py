@@ -158,7 +158,8 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     with pytest.raises(KeyboardInterrupt):
         run(*folders, tmp_path / "runs", out, tiny_plan())
     found = run(*folders, tmp_path / "runs", out, tiny_plan(), command="foretell bench")
-    cells = len((tmp_path / "runs" / "cells.jsonl").read_text().splitlines())
+    files = [tmp_path / "runs" / name for name in ("cells.jsonl", "finals.jsonl")]
+    cells = sum(len(file.read_text().splitlines()) for file in files)
     assert len(asked_for) == cells + 1, "a probe was asked twice"
     assert json.loads(out.read_text())["command"] == "foretell bench" and out.with_suffix(".png").is_file()
     for kind, (jepa, rival) in bench.SIDES.items():
