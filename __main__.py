@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from .eval.benchmarks import NAMES
+from .eval.benchmarks import LIVE, NAMES
 
 if TYPE_CHECKING:
     from .eval.doctor import Check
@@ -462,12 +462,39 @@ def _benchmark(name: str) -> Callable[..., None]:
     return command
 
 
-for _name in NAMES:
+for _name in (name for name in NAMES if name != LIVE):
     evaluate.command(
         _name,
         help=f"Put a model to the public benchmark {_name}, whose data you bring; write the official figures.",
         epilog=f"Example: foretell eval {_name} --data {_name} --out runs/{_name}.json",
     )(_benchmark(_name))
+
+
+@evaluate.command(LIVE, epilog=f"Example: foretell eval {LIVE} --out runs/{LIVE}.json --limit 80")
+def live(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a line for every item.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where clips are kept; left out: the user's cache folder.")
+    ] = None,
+    model: Model = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="About so many clips; left out: several of every game.")
+    ] = None,
+    controls: Annotated[bool, typer.Option(help="Also score what needs no video, or no model.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Play the games of I-PHYRE, a world that this project did not make, and ask a model which courses solve them.
+    Wants `pip install 'foretell[iphyre]'`."""
+    from .eval.benchmarks.run import run
+    from .eval.report import metric_table
+    from .reasoner.llm import cache_folder
+
+    called = shlex.join(["foretell", *context.obj])
+    found = run(LIVE, data or cache_folder() / LIVE, model, out, limit=limit, controls=controls, command=called)
+    left_out = ", ".join(found["data"]["left_out"]) or "none"
+    told = f"games left out, one of whose outcomes was not found: {left_out}\n\nfigures: {out}"
+    _tell(found, f"{metric_table(found)}\n\n{told}", as_json)
 
 
 @app.command(epilog="Example: foretell doctor --json")

@@ -170,7 +170,7 @@ def _cited(score: "Cited | None") -> str:
 def _ours(benchmark: "Benchmark") -> str:
     """The headline figure, or how to get it."""
     if not (RESULTS / f"{benchmark.name}.json").is_file():
-        return f"bring the data: `foretell eval {benchmark.name}`"
+        return f"{'run' if benchmark.make else 'bring the data:'} `foretell eval {benchmark.name}`"
     found = results(benchmark.name)
     return f"{percent(found['figures'][benchmark.headline][MODEL])}{'' if found['data']['whole'] else ', a part'}"
 

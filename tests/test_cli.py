@@ -35,6 +35,7 @@ COMMANDS = {
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval surprise": "DATA --out --model --json",
     **{f"eval {name}": "--data --out --model --limit --controls --no-controls --json" for name in NAMES},
+    "eval iphyre": "--out --data --model --limit --controls --no-controls --json",
     "bench": "DATA --val --test --runs --out --quick --json",
     "doctor": "--json",
 }

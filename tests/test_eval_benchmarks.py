@@ -183,6 +183,18 @@ def build_physics_iq(folder: Path, video: Path) -> None:
     put(video, folder / "generated" / "pika" / "0002_anything.mp4")
 
 
+def build_iphyre(folder: Path, video: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": f"{game}-{number}-{answer}", "video": f"clips/{game}-{number}-{answer}.mp4", "question": "Will it fall?"}
+        | {"options": ["yes", "no"], "answer": answer, "scene": game, "kind": kind, "until": 1.0, "decided": 1.5}
+        for game, kind, pairs in (("support", "basic", 2), ("noisy_support", "noisy", 1))
+        for number in range(pairs)
+        for answer in ("yes", "no")
+    ]
+    write(folder / "questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    put(video, *(folder / row["video"] for row in rows))
+
+
 LAYOUTS: dict[str, Build] = {
     "causalvqa": build_causalvqa,
     "clevrer": build_clevrer,
@@ -191,6 +203,7 @@ LAYOUTS: dict[str, Build] = {
     "inflevel": build_inflevel,
     "intphys": build_intphys,
     "intphys2": build_intphys2,
+    "iphyre": build_iphyre,
     "mvp": build_mvp,
     "perceptiontest": build_perceptiontest,
     "physics-iq": build_physics_iq,
@@ -409,6 +422,13 @@ def test_cophy_shows_the_first_picture_and_asks_whether_it_stays(laid_out: Calla
     ]
     found = values("cophy", answered(rows, ["3/27"]))
     assert found == {"mean of heights": 0.75, "all towers": pytest.approx(2 / 3), "3 blocks": 0.5, "4 blocks": 1.0}
+
+
+def test_iphyre_weighs_both_answers_the_same(laid_out: Callable[[str], Path]) -> None:
+    rows = BENCHMARKS["iphyre"].read(laid_out("iphyre"))
+    assert [(row["scene"], row["until"]) for row in rows[3:5]] == [("support", 1.0), ("noisy_support", 1.0)]
+    found = values("iphyre", answered(rows[:5], ["support-0-yes"]))  # of three that solve their game two, of others two
+    assert found == {"balanced accuracy": pytest.approx((2 / 3 + 1) / 2), "basic": 0.75, "noisy": 1.0}
 
 
 def rated(rows: Iterable[Row], surprises: Mapping[str, float]) -> list[Row]:

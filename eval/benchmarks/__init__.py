@@ -1,4 +1,4 @@
-"""Public exams in their official layouts, for data that the user brings; nothing is ever fetched."""
+"""Public exams in their official layouts, for data that the user brings or that is played here; never fetched."""
 
 NAMES = (
     "causalvqa",
@@ -8,9 +8,11 @@ NAMES = (
     "inflevel",
     "intphys",
     "intphys2",
+    "iphyre",
     "mvp",
     "perceptiontest",
     "physics-iq",
     "physion",
     "shapestacks",
 )
+LIVE = "iphyre"  # makes its own data

@@ -7,6 +7,7 @@ from .grasp import GRASP
 from .inflevel import INFLEVEL
 from .intphys import INTPHYS
 from .intphys2 import INTPHYS2
+from .iphyre import IPHYRE
 from .mvp import MVP
 from .perceptiontest import PERCEPTIONTEST
 from .physics_iq import PHYSICS_IQ
@@ -15,6 +16,7 @@ from .shape import Benchmark
 from .shapestacks import SHAPESTACKS
 
 _ALL = (
-    CAUSALVQA, CLEVRER, COPHY, GRASP, INFLEVEL, INTPHYS, INTPHYS2, MVP, PERCEPTIONTEST, PHYSICS_IQ, PHYSION, SHAPESTACKS
+    CAUSALVQA, CLEVRER, COPHY, GRASP, INFLEVEL, INTPHYS, INTPHYS2, IPHYRE, MVP, PERCEPTIONTEST, PHYSICS_IQ, PHYSION,
+    SHAPESTACKS,
 )  # fmt: skip
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

@@ -159,15 +159,16 @@ def run(
 ) -> dict[str, Any]:
     """Put a model (None: the embedded one) to a benchmark and write the figures to `out`.
 
-    folder: the benchmark's data as its authors lay it out. limit: about so many rows, whole scenes at random. An
-    interrupted run goes on from the per-sample file beside `out`. Raises ValueError where the folder is not what it
-    should be, with where to get the data.
+    folder: the benchmark's data as its authors lay it out, or where data that is made here is kept. limit: about so
+    many rows, whole scenes at random. An interrupted run goes on from the per-sample file beside `out`. Raises
+    ValueError where the folder is not what it should be, with where to get the data.
     """
     from ...reasoner.answer import NANO
 
     benchmark = BENCHMARKS[name]
+    made = benchmark.make(folder, limit) if benchmark.make else {}
     rows = limited(benchmark.read(folder), limit)
-    data = sha256(json.dumps(rows).encode()).hexdigest()
+    data = sha256(json.dumps([rows, made]).encode()).hexdigest()
     collect = _answered if benchmark.asks == "answers" else _rated
     out.parent.mkdir(parents=True, exist_ok=True)
     found = {
@@ -178,6 +179,7 @@ def run(
             "scenes": len({row["scene"] for row in rows}),
             "whole": limit is None,
             "sha256": data,
+            **made,
         },
         "headline": benchmark.headline,
         "figures": _figures(

@@ -38,7 +38,8 @@ class Benchmark:
 
     asks: whether a model's answers or its surprise are scored. chance, humans, best: of the figure called `headline`;
     None where nobody published one that we could verify. layout: what the folder must hold. figures: from rows with
-    `right` (answers) or `surprise`, the official metrics by their names, the headline among them.
+    `right` (answers) or `surprise`, the official metrics by their names, the headline among them. make: fills the
+    folder of a benchmark whose data nobody has to bring with so many rows (None: all), and tells what made them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Benchmark:
     figures: Callable[[Sequence[Row]], Figures]
     humans: Cited | None = None
     best: Cited | None = None
+    make: Callable[[Path, int | None], dict[str, Any]] | None = None
 
     def read(self, folder: Path) -> list[Row]:
         """The rows of a folder, all of whose videos are there. Raises ValueError where it is not what it should be."""
