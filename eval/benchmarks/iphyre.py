@@ -33,7 +33,7 @@ PAIRS = 4  # a game: 40 games make intervals of about 5 points
 UNTILS = (2, 3, 4, 5, 6, 7)  # seconds
 INTERVAL = 0.1  # seconds between two possible clicks
 LEFT_ALONE = 0.2
-TRIES = 400  # courses a pair: outcomes of one in a hundred are found
+TRIES = 2000  # courses a pair: with 400, activated_pendulum and most of seesaw_angle are not found
 STILL = 1.0  # pixels a second
 FPS = 30  # the simulator steps 60 times a second
 EXTRA = "pip install 'foretell[iphyre]'"
@@ -176,13 +176,14 @@ def make(folder: Path, limit: int | None) -> dict[str, Any]:
     """Play games until there are `limit` rows (None: PAIRS a game), a pair of every game before a second one of any.
 
     Writes clips/ and questions.jsonl, which `foretell answer` reads too; what was played before is kept. Tells what
-    played, and which games are left out because one of their outcomes was not found.
+    played, and which games are left out from the pair on of which one outcome was not found.
     """
     from rich.console import Console
     from rich.progress import track
 
     versions = package()
-    _check(folder, versions)
+    drawing = {"untils": list(UNTILS), "interval": INTERVAL, "left_alone": LEFT_ALONE, "tries": TRIES, "still": STILL}
+    _check(folder, {**versions, **drawing, "fps": FPS})
     from iphyre.games import GAMES
 
     order = [GAMES[place] for place in np.random.default_rng(0).permutation(len(GAMES))]
