@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bridge.projector import average
-from ..perception.encoder import VJEPA2World, grid_of, normalise, tapped
+from ..perception.encoder import VJEPA2World, World, grid_of, normalise, open_model
 from ..train import pretrain
 from ..train.alarm import Unhealthy
 from ..train.data import Packed, live_encoder, load_clips
-from ..train.learner import build, objective_of, step_flops
+from ..train.learner import OBJECTIVES, build, objective_of, step_flops
 from ..train.objectives import pixels_of
 from ..train.recipes import PretrainRecipe, nano_encoder
 from .probe import Bench, Cells, Question, See, Training, plain_score, questions_of, random_init, score_of, watch
@@ -40,7 +40,7 @@ Floats = NDArray[Any]
 Kind = Literal["videos", "images"]
 SIDES: dict[Kind, tuple[str, str]] = {"images": ("ijepa", "mae"), "videos": ("vjepa", "videomae")}
 """JEPA and its pixel rival; images first, since they take minutes."""
-OTHERS = ("vjepa_dense", "lejepa", "pixel_ar", "salt")
+OTHERS = ("vjepa_dense", "lejepa", "pixel_ar", "salt", "videomae_published", "mae_published")
 VARIABLES: dict[Kind, tuple[str, ...]] = {
     "videos": ("falls", "touches", "speed", "y", "mass"),
     "images": ("shape", "colour", "count"),
@@ -140,6 +140,11 @@ def recipe_of(plan: Plan, kind: Kind, objective: str, steps: int) -> PretrainRec
     return jepa if objective == jepa.objective else equalled(replace(jepa, objective=objective), jepa)
 
 
+def kind_of(objective: str) -> Kind:
+    """What an objective learns from."""
+    return "images" if OBJECTIVES[objective].pictures else "videos"
+
+
 def tuning_jobs(plan: Plan) -> list[Job]:
     """Short runs of all four sides at every learning rate: equal budgets, the same choices."""
     sides = [(kind, objective) for kind, pair in SIDES.items() for objective in pair]
@@ -152,16 +157,17 @@ def tuning_jobs(plan: Plan) -> list[Job]:
 
 
 def main_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
-    """Runs along which probes are asked; what has not been tuned takes V-JEPA's rate."""
+    """Runs along which probes are asked; a published model takes its matched version's rate, what else has not been
+    tuned V-JEPA's."""
     wanted: list[tuple[Kind, str, int]] = [
         *((kind, side, seed) for kind, pair in SIDES.items() for side in pair for seed in range(plan.seeds)),
-        *(("videos", other, 0) for other in plan.others),
+        *((kind_of(other), other, 0) for other in plan.others),
     ]
     jobs = []
     for kind, objective, seed in wanted:
         recipe = recipe_of(plan, kind, objective, plan.steps)
         snapshots = tuple(sorted({max(1, round(share * recipe.steps)) for share in plan.points}))
-        rate = rates.get(objective, rates["vjepa"])
+        rate = rates.get(objective.removesuffix("_published"), rates["vjepa"])
         teacher = "videomae-0" if objective == "salt" else ""
         jobs.append(Job(f"{objective}-{seed}", kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots), teacher))
     return jobs
@@ -201,32 +207,27 @@ def cost_of_teacher(folder: Path) -> tuple[float, float]:
     return float(told["flops"]), float(told["wall_seconds"])
 
 
-def thirds(world: VJEPA2World) -> See:
+def thirds(world: World) -> See:
     """Tokens after a third, two thirds and all of the layers side by side, averaged 2 x 2 in space, for everybody."""
     depth = int(world.model.config.num_hidden_layers)
     layers = tuple(sorted({max(1, depth // 3), max(1, 2 * depth // 3), depth}))
-    return lambda frames: blurred(torch.cat(tapped(world.model, pixels_for(world, frames), layers), dim=-1), world)
+    return lambda frames: blurred(world.layers(frames, layers), world)
 
 
-def pixels_for(world: VJEPA2World, frames: Tensor) -> Tensor:
-    """Normalised frames in the type that the encoder computes in."""
-    return normalise(frames).to(world.model.dtype)
-
-
-def blurred(tokens: Tensor, world: VJEPA2World) -> Tensor:
+def blurred(tokens: Tensor, world: World) -> Tensor:
     """2 x 2 neighbours averaged: [B, t h w, C] -> float32 [B, t h/2 w/2, C]."""
-    return average(tokens.float(), grid_of(world.model.config))
+    return average(tokens.float(), world.grid)
 
 
-def beside(tokens: Tensor, world: VJEPA2World) -> Tensor:
+def beside(tokens: Tensor, world: World) -> Tensor:
     """2 x 2 neighbours side by side, nothing averaged away: [B, t h w, P] -> [B, t h/2 w/2, 4 P]."""
-    t, height, width = grid_of(world.model.config)
+    t, height, width = world.grid
     cells = tokens.unflatten(1, (t, height // 2, 2, width // 2, 2))  # [B, t, h/2, 2, w/2, 2, P]
     joined: Tensor = cells.transpose(3, 4).flatten(4).flatten(1, 3)
     return joined
 
 
-def raw_pixels(world: VJEPA2World) -> See:
+def raw_pixels(world: World) -> See:
     """As many tokens of plain pixels."""
     return lambda frames: beside(pixels_of(normalise(frames), world.model.config), world)
 
@@ -262,9 +263,9 @@ class Exam:
         learned, tested = (core(packed, kind, count) for packed, count in ((train, labels), (test, most)))
         return cls(learned, tested, variables(learned, kind), variables(tested, kind))
 
-    def bench(self, world: VJEPA2World, learn: See, test: See) -> Bench:
+    def bench(self, world: World, learn: See, test: See) -> Bench:
         """Features of both, as probes want them."""
-        time, height, width = grid_of(world.model.config)
+        time, height, width = world.grid
         both = [watch(part, see, world) for part, see in ((self.train, learn), (self.test, test))]
         return Bench(both[0], both[1], (time, max(1, height // 2), max(1, width // 2)), self.asked, self.answers)
 
@@ -291,9 +292,9 @@ def variables(packed: Packed, kind: Kind) -> dict[str, Question]:
     return {name: known[name] for name in VARIABLES[kind]}
 
 
-def world_of(folder: Path) -> VJEPA2World:
+def world_of(folder: Path) -> World:
     """An encoder of a run, in the type that is fast here."""
-    return live_encoder(VJEPA2World.from_pretrained(folder))
+    return live_encoder(World(open_model(folder).requires_grad_(False)))
 
 
 @dataclass
@@ -327,10 +328,10 @@ class Referee:
         self,
         name: str,
         kind: Kind,
-        world: Callable[[], VJEPA2World],
+        world: Callable[[], World],
         probes: Sequence[str],
-        see: Callable[[VJEPA2World], See] = thirds,
-        test: Callable[[VJEPA2World], See] | None = None,
+        see: Callable[[World], See] = thirds,
+        test: Callable[[World], See] | None = None,
     ) -> dict[tuple[str, str], Floats]:
         """What probes say of every variable, by (variable, probe); the strongest one is asked on its own.
 
@@ -355,7 +356,7 @@ class Referee:
         return {"variable": variable, "metric": question.metric, **asdict(found)}
 
 
-CONTROLS: dict[str, tuple[Callable[[VJEPA2World], See], Callable[[VJEPA2World], See] | None]] = {
+CONTROLS: dict[str, tuple[Callable[[World], See], Callable[[World], See] | None]] = {
     "shuffled frames": (lambda world: shuffled(thirds(world)), None),
     "recoloured objects": (thirds, lambda world: recoloured(thirds(world))),
     "raw pixels": (raw_pixels, None),
@@ -467,9 +468,9 @@ def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
     jepa, rival = SIDES[kind]
     encoder, answers = referee.plan.encoders[kind], referee.answers(kind)
 
-    def fresh() -> VJEPA2World:
+    def fresh() -> World:
         learner = build(replace(referee.plan.base, objective=jepa, encoder=encoder), None)
-        return live_encoder(random_init(VJEPA2World(learner.encoder, rate=referee.plan.base.rate)))
+        return live_encoder(random_init(VJEPA2World(learner.teacher, rate=referee.plan.base.rate)))
 
     base = referee.ask(f"{RANDOM} ({kind})", kind, fresh, ALONG)
     raced = [
@@ -507,10 +508,10 @@ def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> l
     return rows
 
 
-def finals(kind: Kind, fresh: Callable[[], VJEPA2World], referee: Referee) -> dict[str, Any]:
+def finals(kind: Kind, fresh: Callable[[], World], referee: Referee) -> dict[str, Any]:
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
     jepa, runs = SIDES[kind][0], referee.cells[True].path.parent
-    objectives = [*SIDES[kind], *(referee.plan.others if kind == "videos" else ())]
+    objectives = [*SIDES[kind], *(other for other in referee.plan.others if kind_of(other) == kind)]
     folders = {objective: runs / f"{objective}-0" / "encoder" for objective in objectives}
     ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}
     told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, fresh, FINAL)}

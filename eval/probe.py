@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import VJEPA2Model
 
 from ..bridge.projector import Intake, Reader, block
-from ..perception.encoder import VJEPA2World, grid_of, normalise, resize, tapped
+from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped
 from ..train.data import Packed, load_clips
 from ..train.learner import train_dtype
 from ..train.objectives import pixels_of
@@ -135,7 +135,7 @@ def _kinds(name: str, values: Floats) -> int:
 
 
 @torch.no_grad()
-def watch(packed: Packed, see: See, world: VJEPA2World) -> Features:
+def watch(packed: Packed, see: See, world: World) -> Features:
     """Features of every clip, shown up to its `until`: see maps uint8 [B, T, S, S, 3] to [B, N, C]."""
     parts = []
     for start in range(0, len(packed.clips), 64):

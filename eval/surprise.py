@@ -51,7 +51,7 @@ class Watcher:
 
     @property
     def config(self) -> VJEPA2Config:
-        return self.student.model.config
+        return self.student.jepa.config
 
     @property
     def window(self) -> int:
@@ -71,7 +71,7 @@ class Watcher:
     def foresee(self, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
         """How wrong it is: pixels [B, T, 3, S, S] -> [B, C, t], NaN where a tubelet was shown or is not foretold."""
         if self.student.head is None:
-            return surprise(self.student.model, pixels, contexts)
+            return surprise(self.student.jepa, pixels, contexts)
         errors = next_pixels if self.objective == "pixel_ar" else hidden_pixels
         return errors(self.student, pixels, contexts)
 
@@ -84,7 +84,7 @@ class Watcher:
 
 def hidden_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
     """L1 between the standardised pixels that a masked autoencoder tells of the rest and those that came: [B, C, t]."""
-    model = student.model
+    model = student.jepa
 
     def tell(known: Tensor, past: Tensor, future: Tensor) -> Tensor:
         return student.pixels(predict(model, known, past, future, BLOCKS))
@@ -94,13 +94,13 @@ def hidden_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> 
 
 def next_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
     """As `hidden_pixels`, of a model that tells each tubelet from all before it: it foretells the next one only."""
-    config = student.model.config
+    config = student.jepa.config
     time, height, width = grid_of(config)
     came = patches(pixels, config)  # [B, N, P]
     positions = torch.arange(came.shape[1] - height * width)
-    places, visible = positions.expand(len(pixels), -1), no_future(positions, student.model)
-    (known,) = tapped(student.model, pixels, (config.num_hidden_layers,), keep=places, visible=visible)
-    told = student.pixels(unroll(student.model, known, places, visible))
+    places, visible = positions.expand(len(pixels), -1), no_future(positions, student.jepa)
+    (known,) = tapped(student.jepa, pixels, (config.num_hidden_layers,), keep=places, visible=visible)
+    told = student.pixels(unroll(student.jepa, known, places, visible))
     distance = (told - came[:, height * width :]).abs().mean(-1)  # [B, N - h w]
     by_tubelet: Tensor = distance.unflatten(1, (time - 1, -1)).mean(2)  # [B, t - 1]
     errors = came.new_full((len(pixels), len(contexts), time), torch.nan)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import VJEPA2Config, VJEPA2Model
+from transformers import (
+    PreTrainedConfig,
+    VideoMAEConfig,
+    VideoMAEForPreTraining,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    VJEPA2Config,
+    VJEPA2Model,
+)
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Layer, VJEPA2RopeAttention
+
+from .published import Published, embedded, trunk
 
 # The statistics of VJEPA2VideoProcessor.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,6 +32,13 @@ EMBEDDED: dict[str, Any] = {"attn_implementation": "sdpa", "rate": 8.0}
 
 
 Rotation = tuple[Tensor, Tensor]
+Eyes = VJEPA2Model | Published
+"""The models that watch: V-JEPA's architecture, which most objectives share, and published rivals in their own."""
+KINDS: dict[str, type[Eyes]] = {
+    "vjepa2": VJEPA2Model,
+    "videomae": VideoMAEForPreTraining,
+    "vit_mae": ViTMAEForPreTraining,
+}
 
 CACHED_TOKENS, CACHED_SCORES = 512, 2**21
 """Up to so many tokens, and so many attention scores at once, `mix` is faster than torch's fused kernel on CPUs."""
@@ -101,11 +120,33 @@ def tiny_config() -> VJEPA2Config:
     )
 
 
-def grid_of(config: VJEPA2Config) -> tuple[int, int, int]:
+class Window(NamedTuple):
+    """What a model sees at once: frames, frames a token, pixels a side, pixels a token's side."""
+
+    frames: int
+    tubelet: int
+    size: int
+    patch: int
+
+
+def window_of(config: PreTrainedConfig) -> Window:
+    """What a model with this config, of one of KINDS, sees at once."""
+    size: int | list[int] | tuple[int, int]
+    if isinstance(config, VJEPA2Config):
+        frames, tubelet, size = config.frames_per_clip, config.tubelet_size, config.crop_size
+    elif isinstance(config, VideoMAEConfig):
+        frames, tubelet, size = config.num_frames, config.tubelet_size, config.image_size
+    else:
+        assert isinstance(config, ViTMAEConfig), type(config)
+        frames, tubelet, size = 1, 1, config.image_size
+    assert isinstance(size, int) and isinstance(config.patch_size, int), (size, config.patch_size)
+    return Window(frames, tubelet, size, config.patch_size)
+
+
+def grid_of(config: PreTrainedConfig) -> tuple[int, int, int]:
     """Tokens along time, height and width."""
-    assert isinstance(config.patch_size, int), config.patch_size
-    side = config.crop_size // config.patch_size
-    return config.frames_per_clip // config.tubelet_size, side, side
+    frames, tubelet, size, patch = window_of(config)
+    return frames // tubelet, size // patch, size // patch
 
 
 def rotation(layer: nn.Module, positions: Tensor) -> Rotation:
@@ -193,21 +234,45 @@ def tapped(
     bool [K, K], which of them sees which.
     Returns a list of [B, K or N, D]; the model's final norm is applied to the last layer only.
     """
-    depth = model.config.num_hidden_layers
-    if not taps or not all(0 <= tap <= depth for tap in taps):
-        raise ValueError(f"taps {taps} must be layers of the encoder, 0 (patch embedding) to {depth}")
     hidden: Tensor = model.encoder.embeddings(pixels)  # [B, N, D]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None] if keep is None else keep
     hidden = hidden if keep is None else gather(hidden, keep)
     cos, sin = rotation(model.encoder.layer[0], positions)
     turn = cos.to(hidden.dtype), sin.to(hidden.dtype)
+    layers = [partial(block, layer, turn=turn, visible=visible) for layer in model.encoder.layer]
+    return walked(hidden, layers, model.encoder.layernorm, taps)
+
+
+def walked(
+    hidden: Tensor, layers: Sequence[Callable[[Tensor], Tensor]], norm: nn.Module, taps: tuple[int, ...]
+) -> list[Tensor]:
+    """Tokens [B, K, D] after each layer in `taps` (0: as they are given); the norm is the last layer's only."""
+    depth = len(layers)
+    if not taps or not all(0 <= tap <= depth for tap in taps):
+        raise ValueError(f"taps {taps} must be layers of the encoder, 0 (patch embedding) to {depth}")
     states = {0: hidden}
-    for number, layer in enumerate(model.encoder.layer[: max(taps)], start=1):
-        hidden = block(layer, hidden, turn, visible)
-        states[number] = hidden
+    for number, layer in enumerate(layers[: max(taps)], start=1):
+        states[number] = layer(states[number - 1])
     if depth in taps:
-        states[depth] = model.encoder.layernorm(hidden)
+        states[depth] = norm(states[depth])
     return [states[tap] for tap in taps]
+
+
+def seen(model: Eyes, pixels: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
+    """As `tapped`, of any model and whole clips: a list of [B, N, D]."""
+    if isinstance(model, VJEPA2Model):
+        return tapped(model, pixels, taps)
+    layers, norm, extra = trunk(model)
+    return [state[:, extra:] for state in walked(embedded(model, pixels), [*layers], norm, taps)]
+
+
+def open_model(path: str | Path) -> Eyes:
+    """A model of one of KINDS from a folder or a Hub id, in float32. Raises ValueError for another kind."""
+    kind = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    if kind not in KINDS:
+        raise ValueError(f"{path} holds a model of type {kind}; encoders are of type {', '.join(KINDS)}: give one")
+    model: Eyes = KINDS[kind].from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32)
+    return model
 
 
 def no_future(positions: Tensor, model: VJEPA2Model) -> Tensor:
@@ -232,10 +297,12 @@ def resize(frames: Tensor, size: int) -> Tensor:
     return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-class VJEPA2World(nn.Module):
-    """A V-JEPA 2 encoder as a `WorldEncoder`: several depths of one model, side by side."""
+class World(nn.Module):
+    """A model as a `WorldEncoder`: several of its depths, side by side."""
 
-    def __init__(self, model: VJEPA2Model, taps: tuple[int, ...] | None = None, rate: float | None = None) -> None:
+    model: Eyes
+
+    def __init__(self, model: Eyes, taps: tuple[int, ...] | None = None, rate: float | None = None) -> None:
         super().__init__()
         depth = model.config.num_hidden_layers
         rate = getattr(model.config, "rate", None) if rate is None else rate
@@ -245,14 +312,6 @@ class VJEPA2World(nn.Module):
         self.model = model
         self.taps = tuple(getattr(model.config, "taps", None) or thirds) if taps is None else taps
         self._rate = float(rate)
-
-    @classmethod
-    def from_pretrained(
-        cls, path: str | Path, taps: tuple[int, ...] | None = None, rate: float | None = None
-    ) -> VJEPA2World:
-        """An encoder from a folder or a Hub id, frozen, in float32; `taps`: its own, else 1/3, 2/3 and full depth."""
-        model = VJEPA2Model.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32)
-        return cls(model.eval().requires_grad_(False), taps, rate)
 
     @property
     def width(self) -> int:
@@ -269,7 +328,7 @@ class VJEPA2World(nn.Module):
 
     @property
     def frames(self) -> int:
-        return int(self.model.config.frames_per_clip)
+        return window_of(self.model.config).frames
 
     @property
     def rate(self) -> float:
@@ -277,7 +336,7 @@ class VJEPA2World(nn.Module):
 
     @property
     def size(self) -> int:
-        return int(self.model.config.crop_size)
+        return window_of(self.model.config).size
 
     def encode(self, frames: Tensor) -> Tensor:
         """World features of clips: uint8 [B, T, H, W, 3] -> float [B, N, width], the tapped layers side by side."""
@@ -287,5 +346,29 @@ class VJEPA2World(nn.Module):
                 f"frames are {frames.dtype} {tuple(frames.shape)}; this encoder sees torch.uint8 clips of shape "
                 f"{expected}, batched: sample and resize them first"
             )
-        pixels = normalise(frames).to(self.model.dtype)
-        return torch.cat(tapped(self.model, pixels, self.taps), dim=-1)
+        return self.layers(frames, self.taps)
+
+    def layers(self, frames: Tensor, taps: tuple[int, ...]) -> Tensor:
+        """As `encode`, of any layers: uint8 [B, T, S, S, 3] -> [B, N, layers * D]."""
+        return torch.cat(seen(self.model, normalise(frames).to(self.model.dtype), taps), dim=-1)
+
+
+class VJEPA2World(World):
+    """A V-JEPA 2 encoder as a `WorldEncoder`, with the predictor that surprise and imagination need."""
+
+    model: VJEPA2Model
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, taps: tuple[int, ...] | None = None, rate: float | None = None
+    ) -> VJEPA2World:
+        """An encoder from a folder or a Hub id, frozen, in float32; `taps`: its own, else 1/3, 2/3 and full depth.
+
+        Raises ValueError for a folder of a published rival.
+        """
+        model = open_model(path)
+        if not isinstance(model, VJEPA2Model):
+            raise ValueError(
+                f"{path} is a {type(model).__name__}: this wants V-JEPA's architecture, with its predictor"
+            )
+        return cls(model.eval().requires_grad_(False), taps, rate)

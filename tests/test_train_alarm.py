@@ -51,7 +51,7 @@ def recipe(**changes: Any) -> PretrainRecipe:
 
 def no_teacher_no_stop(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Any:
     """V-JEPA as one would write it by mistake: the student's own features are the target, gradients and all."""
-    student, depth = learner.live_student.model, learner.student.model.config.num_hidden_layers
+    student, depth = learner.live_student.jepa, learner.student.model.config.num_hidden_layers
     wanted = expected_form(tapped(student, pixels, recipe.target_levels))
     (known,) = tapped(student, pixels, (depth,), keep=mask.context)
     told = complete(student, known, mask.context, mask.target, FUTURE)[:, known.shape[1] :]

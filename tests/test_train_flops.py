@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import VJEPA2Config, VJEPA2Model
+from transformers import VJEPA2Config
 
 from foretell.perception.encoder import grid_of, tiny_config
 from foretell.train import learner
 from foretell.train.flops import gemm_peak
-from foretell.train.learner import OBJECTIVES, build, gradients, objective_of, step_flops
+from foretell.train.learner import FRESH, OBJECTIVES, build, gradients, objective_of, step_flops
 from foretell.train.recipes import tiny_encoder
 
 
@@ -24,7 +24,8 @@ def test_counted_flops_are_torchs(name: str, tmp_path: Path, monkeypatch: pytest
     shape = {"hidden_size": 96, "crop_size": 32}
     picture = {"frames_per_clip": 1, "tubelet_size": 1} if OBJECTIVES[name].pictures else {}
     config = VJEPA2Config(**tiny_config().to_diff_dict() | shape | picture)
-    VJEPA2Model(config).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    FRESH[OBJECTIVES[name].kind](config).save_pretrained(tmp_path)
     recipe = replace(tiny_encoder(), objective=name, batch=2)
     trainee = build(recipe, tmp_path, tmp_path if OBJECTIVES[name].teacher == "frozen" else None)
     for seed in range(2):

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
-from foretell.perception.encoder import tiny_config
+from foretell.perception.encoder import open_model, tiny_config
+from foretell.perception.published import trunk
 from foretell.train import learner
-from foretell.train.learner import OBJECTIVES, build, learn
+from foretell.train.learner import FRESH, OBJECTIVES, build, learn
 from foretell.train.masks import Mask, ahead, multiblock, tubes
 from foretell.train.objectives import Student, patches, pixels_hidden, pixels_next, sigreg, sketch
 from foretell.train.pretrain import draw, run
@@ -45,7 +46,11 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, shape in shapes.items():
         torch.manual_seed(0)
         VJEPA2Model(VJEPA2Config(**tiny_config().to_diff_dict() | shape)).save_pretrained(root / name)
-    return {name: root / name for name in shapes}
+    kinds = {name: one.kind for name, one in OBJECTIVES.items() if one.kind is not VJEPA2Model}
+    for name, kind in kinds.items():
+        torch.manual_seed(0)
+        FRESH[kind](tiny_config()).save_pretrained(root / name)
+    return {name: root / name for name in (*shapes, *kinds)}
 
 
 def recipe_for(objective: str) -> PretrainRecipe:
@@ -54,7 +59,7 @@ def recipe_for(objective: str) -> PretrainRecipe:
 
 def places_of(objective: str, starts: dict[str, Path]) -> tuple[Path, Path | None]:
     """Where this objective starts, and its frozen teacher."""
-    start = starts["pictures" if OBJECTIVES[objective].pictures else "clips"]
+    start = starts.get(objective, starts["pictures" if OBJECTIVES[objective].pictures else "clips"])
     return start, starts["clips"] if OBJECTIVES[objective].teacher == "frozen" else None
 
 
@@ -68,7 +73,7 @@ def test_every_objective_learns_a_batch_by_heart(
     batch = draw(0, clips, np.arange(len(clips)), config, recipe)
     values = [learn(learner, step, *batch, recipe)["loss"] for step in range(recipe.steps)]
     assert np.isfinite(values).all() and np.mean(values[-5:]) < 0.9 * values[0]
-    assert (learner.student.head is not None) == OBJECTIVES[objective].pixels
+    assert (learner.student.head is not None) == (OBJECTIVES[objective].pixels and objective not in starts)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -86,7 +91,10 @@ def test_every_objective_runs_from_files_to_an_ordinary_encoder_folder(
 
 
 def weight(folder: Path) -> Tensor:
-    return VJEPA2Model.from_pretrained(folder).get_parameter("encoder.layer.0.mlp.fc1.weight")
+    """Of the first layer."""
+    model = open_model(folder)
+    layers = model.encoder.layer if isinstance(model, VJEPA2Model) else trunk(model).layers
+    return next(one.weight for one in layers[0].modules() if isinstance(one, torch.nn.Linear))
 
 
 def test_the_order_of_the_data_does_not_depend_on_the_objective(clips: NDArray[np.uint8]) -> None:
@@ -240,6 +248,13 @@ def test_sigreg_on_two_ranks_is_sigreg_of_all_samples(tmp_path: Path) -> None:
 def test_a_recipe_that_does_not_fit_is_refused(changes: dict[str, str], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         build(replace(tiny(), **changes), None)  # type: ignore[arg-type]
+
+
+def test_a_start_of_another_kind_is_refused(starts: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="holds a VJEPA2Model, objective videomae_published trains a VideoMAEForPre"):
+        build(recipe_for("videomae_published"), starts["clips"])
+    with pytest.raises(ValueError, match="holds a ViTMAEForPreTraining, objective ijepa trains a VJEPA2Model"):
+        build(recipe_for("ijepa"), starts["mae_published"])
 
 
 def test_a_teacher_of_another_grid_is_refused(starts: dict[str, Path]) -> None:

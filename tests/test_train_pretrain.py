@@ -170,10 +170,10 @@ def test_variance_and_covariance_are_zero_on_white_features_alone() -> None:
 def test_the_teacher_gets_no_gradient_and_the_student_does(data: Path) -> None:
     learner = build(tiny(), None)
     pixels, mask = draw(0, np.load(data, mmap_mode="r"), np.arange(40), tiny_config(), tiny())
-    parts = vjepa(learner.student, learner.encoder, pixels, mask, (1, 2, 3), Weights())
+    parts = vjepa(learner.student, learner.teacher, pixels, mask, (1, 2, 3), Weights())
     parts["loss"].backward()
     assert all(p.grad is None for p in learner.encoder.parameters())
-    assert all(p.grad is not None for p in learner.student.model.encoder.parameters())
+    assert all(p.grad is not None for p in learner.student.jepa.encoder.parameters())
     expected = parts["predict"] + 0.5 * parts["dense"] + parts["variance"] + 0.04 * parts["covariance"]
     torch.testing.assert_close(parts["loss"], expected)
 
@@ -187,7 +187,7 @@ def test_the_student_does_not_see_what_it_must_tell(data: Path) -> None:
     first = int(mask.target.min()) // 16 * 2
     changed = pixels.clone()
     changed[:, first:] = 0
-    before, after = (vjepa(learner.student, learner.encoder, p, mask, (1, 2, 3), weights) for p in (pixels, changed))
+    before, after = (vjepa(learner.student, learner.teacher, p, mask, (1, 2, 3), weights) for p in (pixels, changed))
     assert torch.equal(before["variance"], after["variance"])
     assert torch.equal(before["covariance"], after["covariance"])
     assert not torch.equal(before["predict"], after["predict"])

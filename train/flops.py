@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import flop_counter
-from transformers import VJEPA2Model
-from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Layer
+from transformers import VideoMAEForPreTraining, VJEPA2Model
 
-from ..perception.encoder import grid_of
+from ..perception.encoder import Eyes, grid_of
+from ..perception.published import entry, projection, told, trunk
 from .masks import Mask
 from .objectives import STRIDE, Student
 from .recipes import PretrainRecipe
@@ -38,17 +38,19 @@ def transformer(layers: Iterable[nn.Module], tokens: int) -> int:
     """Transformer layers on so many tokens that all see each other."""
     total = 0
     for layer in layers:
-        assert isinstance(layer, VJEPA2Layer), type(layer)
-        mixed = layer.attention
-        dense = (mixed.query, mixed.key, mixed.value, mixed.proj, layer.mlp.fc1, layer.mlp.fc2)
+        dense = [module for module in layer.modules() if isinstance(module, nn.Linear)]
         total += sum(linear(one, tokens) for one in dense)
-        total += 2 * 2 * tokens**2 * mixed.all_head_size  # scores, then values
+        total += 2 * 2 * tokens**2 * dense[0].out_features  # scores, then values: the first makes queries
     return total
 
 
-def embedding(model: VJEPA2Model) -> int:
+def embedding(model: Eyes) -> int:
     """The patch embedding of a whole clip; all of it is embedded, whatever is kept."""
-    return 2 * whole(model) * model.get_parameter("encoder.embeddings.patch_embeddings.proj.weight").numel()
+    if isinstance(model, VJEPA2Model):
+        weight = model.get_parameter("encoder.embeddings.patch_embeddings.proj.weight")
+    else:
+        weight = projection(model).get_parameter("weight")
+    return 2 * whole(model) * weight.numel()
 
 
 def encoding(model: VJEPA2Model, kept: int, trained: bool) -> int:
@@ -75,7 +77,7 @@ def watching(model: VJEPA2Model) -> int:
     return encoding(model, whole(model), trained=False) + expectation(model, past, past)
 
 
-def whole(model: VJEPA2Model) -> int:
+def whole(model: Eyes) -> int:
     """Tokens of a whole clip."""
     time_, height, width = grid_of(model.config)
     return time_ * height * width
@@ -83,7 +85,7 @@ def whole(model: VJEPA2Model) -> int:
 
 def latent_flops(student: Student, mask: Mask, recipe: PretrainRecipe, levels: int) -> int:
     """Of `vjepa` on one clip: a teacher that sees all, a covariance matrix for each level."""
-    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    model, shown, told = student.jepa, mask.context.shape[1], mask.target.shape[1]
     known = encoding(model, whole(model), trained=False) + encoding(model, shown, trained=True)
     return known + prediction(model, shown, told) + levels * spreading(model, shown)
 
@@ -95,14 +97,14 @@ def spreading(model: VJEPA2Model, shown: int) -> int:
 
 def block_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
     """Of `ijepa` on one picture: the predictor runs for every block."""
-    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    model, shown, told = student.jepa, mask.context.shape[1], mask.target.shape[1]
     known = encoding(model, whole(model), trained=False) + encoding(model, shown, trained=True)
     return known + mask.blocks * prediction(model, shown, told // mask.blocks) + spreading(model, shown)
 
 
 def regularised_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
     """Of `lejepa` on one clip: both views are trained; SIGReg's directions are not."""
-    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    model, shown, told = student.jepa, mask.context.shape[1], mask.target.shape[1]
     sketches = 2 * 2 * (1 + whole(model) // STRIDE) * model.config.hidden_size * recipe.slices
     known = encoding(model, whole(model), trained=True) + encoding(model, shown, trained=True)
     return known + prediction(model, shown, told) + sketches
@@ -110,10 +112,22 @@ def regularised_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> i
 
 def pixel_flops(student: Student, mask: Mask, recipe: PretrainRecipe, blank: bool) -> int:
     """Of `pixels_hidden`, whose decoder gets a blank token for each that it tells, and of `pixels_next` on one clip."""
-    model, shown, told = student.model, mask.context.shape[1], mask.target.shape[1]
+    model, shown, told = student.jepa, mask.context.shape[1], mask.target.shape[1]
     assert student.head is not None
     decoding = prediction(model, shown, told if blank else 0) + 3 * linear(student.head, told)
     return encoding(model, shown, trained=True) + decoding
+
+
+def published_flops(student: Student, mask: Mask, recipe: PretrainRecipe) -> int:
+    """Of a published model on one clip: MAE's decoder tells every patch, VideoMAE's those that are hidden."""
+    model, shown, hidden = student.model, mask.context.shape[1], mask.target.shape[1]
+    assert not isinstance(model, VJEPA2Model)
+    layers, _, extra = trunk(model)
+    shown, both = shown + extra, shown + hidden + extra
+    told_ = hidden if isinstance(model, VideoMAEForPreTraining) else both
+    dense = linear(entry(model), shown) + linear(told(model), told_)
+    mixing = transformer(layers, shown) + transformer(model.decoder.decoder_layers, both)
+    return 2 * embedding(model) + 3 * (dense + mixing)
 
 
 def gemm_peak(dtype: torch.dtype, device: torch.device, size: int = 1024, seconds: float = 0.3) -> float:

@@ -17,12 +17,35 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import VJEPA2Model
+from transformers import VideoMAEForPreTraining, ViTMAEForPreTraining, VJEPA2Config, VJEPA2Model
 
-from ..perception.encoder import grid_of, large_config, nano_config, picture_config, small_config, tiny_config
-from .flops import block_flops, latent_flops, pixel_flops, regularised_flops
+from ..perception.encoder import (
+    Eyes,
+    VJEPA2World,
+    grid_of,
+    large_config,
+    nano_config,
+    open_model,
+    picture_config,
+    small_config,
+    tiny_config,
+)
+from ..perception.published import mae, settled, videomae
+from .flops import block_flops, latent_flops, pixel_flops, published_flops, regularised_flops
 from .masks import SCATTERED, TUBES, Grid, Mask, MaskRecipe, ahead, multiblock, sample, tubes
-from .objectives import Parts, Student, Weights, ijepa, lejepa, pixels_hidden, pixels_next, ranks, sketch, vjepa
+from .objectives import (
+    Parts,
+    Student,
+    Weights,
+    ijepa,
+    lejepa,
+    pixels_hidden,
+    pixels_next,
+    published,
+    ranks,
+    sketch,
+    vjepa,
+)
 from .recipes import PretrainRecipe
 
 CONFIGS = {
@@ -32,6 +55,12 @@ CONFIGS = {
     "nano_picture": picture_config,
     "tiny": tiny_config,
 }
+FRESH: dict[type[Eyes], Callable[[VJEPA2Config], Eyes]] = {
+    VJEPA2Model: VJEPA2Model,
+    VideoMAEForPreTraining: videomae,
+    ViTMAEForPreTraining: mae,
+}
+"""How a model of each class is made in the shape of one of CONFIGS."""
 Draw = Callable[[np.random.Generator, Grid, int, "PretrainRecipe"], Mask]
 Loss = Callable[["Learner", Tensor, Mask, "PretrainRecipe", int], Parts]
 Cost = Callable[[Student, Mask, "PretrainRecipe"], int]
@@ -49,7 +78,7 @@ class Learner:
     live_teacher: VJEPA2Model | None
 
     @property
-    def encoder(self) -> VJEPA2Model:
+    def encoder(self) -> Eyes:
         """The encoder that is measured and kept: the slow copy's, or the student's own."""
         return self.student.model if self.average is None else self.teacher
 
@@ -59,13 +88,14 @@ class Learner:
         assert self.average is not None, "this objective has no slow copy"
         module = self.average.module
         assert isinstance(module, Student)
-        return module.model
+        return module.jepa
 
 
 @dataclass(frozen=True)
 class Objective:
     """One way to learn: its name in words, the masks it draws, its loss, what one clip of it costs; "slow", "frozen" or
-    no teacher; whether it tells pixels rather than features; whether it is for encoders of single frames."""
+    no teacher; whether it tells pixels rather than features; whether it is for encoders of single frames; the class of
+    its model."""
 
     words: str
     draw: Draw
@@ -74,6 +104,7 @@ class Objective:
     teacher: Literal["slow", "frozen"] | None = None
     pixels: bool = False
     pictures: bool = False
+    kind: type[Eyes] = VJEPA2Model
 
     @property
     def collapses(self) -> bool:
@@ -129,6 +160,10 @@ def following(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainReci
     return pixels_next(learner.live_student, pixels, mask)
 
 
+def theirs(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
+    return published(learner.live_student, pixels, mask)
+
+
 PLAIN = partial(latent, dense=False), partial(latent_flops, levels=1)
 OBJECTIVES = {
     "vjepa": Objective("V-JEPA", block_masks, *PLAIN, "slow"),
@@ -146,6 +181,23 @@ OBJECTIVES = {
     ),
     "pixel_ar": Objective(
         "Pixels, autoregressive", all_but_last, following, partial(pixel_flops, blank=False), pixels=True
+    ),
+    "videomae_published": Objective(
+        "VideoMAE, as published",
+        partial(scattered, share=TUBES),
+        theirs,
+        published_flops,
+        pixels=True,
+        kind=VideoMAEForPreTraining,
+    ),
+    "mae_published": Objective(
+        "MAE, as published",
+        partial(scattered, share=SCATTERED),
+        theirs,
+        published_flops,
+        pixels=True,
+        pictures=True,
+        kind=ViTMAEForPreTraining,
     ),
 }
 """Each by its name in recipes. What differs between two of them stands here; encoder, order of the data and optimizer
@@ -185,7 +237,7 @@ def train_dtype() -> torch.dtype:
 
 
 def build(recipe: PretrainRecipe, init: Path | None, teacher: Path | None = None) -> Learner:
-    """A fresh learner, or one that starts from a `VJEPA2Model` folder; teacher: the folder of a frozen one.
+    """A fresh learner, or one that starts from a folder of its objective's model; teacher: the folder of a frozen one.
 
     Raises ValueError where objective, encoder and teacher do not fit each other.
     """
@@ -205,27 +257,36 @@ def build(recipe: PretrainRecipe, init: Path | None, teacher: Path | None = None
         {"params": [p for p in student.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
-    live_teacher = frozen if average is None else live_copy(average.module).model
+    live_teacher = frozen if average is None else live_copy(average.module).jepa
     return Learner(student, average, optimizer, live_copy(student), live_teacher)
 
 
-def encoder_for(recipe: PretrainRecipe, init: Path | None) -> VJEPA2Model:
-    """The encoder and predictor that a run starts from; its config says what the predictor will tell."""
+def encoder_for(recipe: PretrainRecipe, init: Path | None) -> Eyes:
+    """The model that a run starts from, an encoder and its predictor or a published one; its config says what a
+    predictor will tell."""
     if init is None and recipe.encoder not in CONFIGS:
         raise ValueError(f"encoder {recipe.encoder!r} is not one of {', '.join(CONFIGS)}: choose one, or pass init")
-    model = VJEPA2Model(CONFIGS[recipe.encoder]()) if init is None else VJEPA2Model.from_pretrained(init)
-    if objective_of(recipe).pictures and grid_of(model.config)[0] != 1:
+    objective = objective_of(recipe)
+    model = FRESH[objective.kind](CONFIGS[recipe.encoder]()) if init is None else open_model(init)
+    if not isinstance(model, objective.kind):
+        raise ValueError(
+            f"{init} holds a {type(model).__name__}, objective {recipe.objective} trains a {objective.kind.__name__}: "
+            "start from another folder, or leave init out"
+        )
+    if objective.pictures and grid_of(model.config)[0] != 1:
         raise ValueError(
             f"objective {recipe.objective} learns from single frames, but encoder {recipe.encoder} sees several: "
             "set encoder=nano_picture"
         )
+    model.config.rate = recipe.rate
+    if not isinstance(model, VJEPA2Model):
+        return settled(model)
     dense = recipe.objective == "vjepa_dense"
     model.config.target_levels = list(recipe.target_levels) if dense else [model.config.num_hidden_layers]
-    model.config.rate = recipe.rate
     return model
 
 
-def frozen_teacher(recipe: PretrainRecipe, model: VJEPA2Model, folder: Path | None) -> VJEPA2Model | None:
+def frozen_teacher(recipe: PretrainRecipe, model: Eyes, folder: Path | None) -> VJEPA2Model | None:
     """The teacher that salt learns from, None for other objectives."""
     wanted = objective_of(recipe).teacher == "frozen"
     if (folder is not None) != wanted:
@@ -235,7 +296,7 @@ def frozen_teacher(recipe: PretrainRecipe, model: VJEPA2Model, folder: Path | No
         raise ValueError(f"objective {recipe.objective} {given}")
     if folder is None:
         return None
-    frozen: VJEPA2Model = VJEPA2Model.from_pretrained(folder).eval().requires_grad_(False)
+    frozen = VJEPA2World.from_pretrained(folder, rate=recipe.rate).model
     if frozen.config.hidden_size != model.config.hidden_size or grid_of(frozen.config) != grid_of(model.config):
         raise ValueError(
             f"{folder} has another grid or width than the encoder that learns: its features cannot be told"
@@ -272,7 +333,8 @@ def gradients(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: P
     if learner.average is not None and learner.live_teacher is not None:
         refresh(learner.live_teacher, learner.teacher)
     place = learner.live_student.model
-    pixels, mask = pixels.to(place.device, place.dtype), mask.to(place.device)
+    dtype = place.dtype if isinstance(place, VJEPA2Model) else pixels.dtype  # a published one narrows its own
+    pixels, mask = pixels.to(place.device, dtype), mask.to(place.device)
     parts = objective_of(recipe).loss(learner, pixels, mask, recipe, step)
     parts["loss"].backward()
     hand_gradients(learner.live_student, learner.student)

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
-from transformers import VJEPA2Config, VJEPA2Model
+from transformers import PreTrainedConfig, VJEPA2Model
 
-from ..perception.encoder import gather, grid_of, no_future, tapped
+from ..perception.encoder import Eyes, gather, grid_of, no_future, tapped, window_of
 from ..perception.predictor import BLOCKS, FUTURE, complete, expected_form, unroll
+from ..perception.published import loss_of
 from .masks import Mask
 
 Parts = dict[str, Tensor]
@@ -25,12 +26,22 @@ STRIDE = 7
 
 
 class Student(nn.Module):
-    """What is trained: an encoder with its predictor and, for objectives in pixels, a head from features into them."""
+    """What is trained: an encoder with its predictor and, for objectives in pixels, a head from features into them; or
+    a published model, which has all of its own."""
 
-    def __init__(self, model: VJEPA2Model, pixels: bool) -> None:
+    model: Eyes
+
+    def __init__(self, model: Eyes, pixels: bool) -> None:
         super().__init__()
         self.model = model
-        self.head = nn.Linear(model.config.hidden_size, patch_size(model.config)) if pixels else None
+        headed = pixels and isinstance(model, VJEPA2Model)
+        self.head = nn.Linear(model.config.hidden_size, patch_size(model.config)) if headed else None
+
+    @property
+    def jepa(self) -> VJEPA2Model:
+        """The model, of V-JEPA's architecture."""
+        assert isinstance(self.model, VJEPA2Model), f"{type(self.model).__name__} has no predictor"
+        return self.model
 
     def pixels(self, features: Tensor) -> Tensor:
         """[B, M, D] -> the pixels of M tokens [B, M, P]."""
@@ -39,13 +50,13 @@ class Student(nn.Module):
         return told
 
 
-def patch_size(config: VJEPA2Config) -> int:
+def patch_size(config: PreTrainedConfig) -> int:
     """Numbers in a token's pixels: frames x height x width x 3."""
-    assert isinstance(config.patch_size, int), config.patch_size
-    return int(config.tubelet_size * config.patch_size**2 * 3)
+    window = window_of(config)
+    return window.tubelet * window.patch**2 * 3
 
 
-def pixels_of(pixels: Tensor, config: VJEPA2Config) -> Tensor:
+def pixels_of(pixels: Tensor, config: PreTrainedConfig) -> Tensor:
     """Each token's pixels: [B, T, 3, H, W] -> float32 [B, N, P]."""
     time, height, width = grid_of(config)
     tokens = pixels.float().unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(1, (time, -1))
@@ -54,7 +65,7 @@ def pixels_of(pixels: Tensor, config: VJEPA2Config) -> Tensor:
     return flat
 
 
-def patches(pixels: Tensor, config: VJEPA2Config) -> Tensor:
+def patches(pixels: Tensor, config: PreTrainedConfig) -> Tensor:
     """Each token's pixels, standardised within the token (MAE, section 4.1): [B, T, 3, H, W] -> float32 [B, N, P]."""
     flat = pixels_of(pixels, config)
     unbiased = (flat.shape[-1] - 1) / flat.shape[-1]  # MAE divides by n - 1, the layer norm by n, several times faster
@@ -102,9 +113,9 @@ def vjepa(
     """
     with torch.no_grad():
         wanted = expected_form(tapped(teacher, pixels, levels))  # [B, N, D]
-    depth = student.model.config.num_hidden_layers
-    states = tapped(student.model, pixels, (*levels, depth), keep=mask.context)
-    told = complete(student.model, states[-1], mask.context, mask.target, FUTURE if mask.future else BLOCKS)
+    depth = student.jepa.config.num_hidden_layers
+    states = tapped(student.jepa, pixels, (*levels, depth), keep=mask.context)
+    told = complete(student.jepa, states[-1], mask.context, mask.target, FUTURE if mask.future else BLOCKS)
     seen = mask.context.shape[1]
     spreads = [spread(F.layer_norm(state.float(), state.shape[-1:]).flatten(0, 1)) for state in states[:-1]]
     parts = {
@@ -123,13 +134,13 @@ def ijepa(student: Student, teacher: VJEPA2Model, pixels: Tensor, mask: Mask, we
     I-JEPA (arXiv 2301.08243, section 3): smooth L1, as in its released code, on layer-normed targets. The published
     objective has no variance and covariance terms (weights of 0); they are those of `vjepa`.
     """
-    depth = student.model.config.num_hidden_layers
+    depth = student.jepa.config.num_hidden_layers
     with torch.no_grad():
         wanted = expected_form(tapped(teacher, pixels, (depth,)))  # [B, N, D]
-    (known,) = tapped(student.model, pixels, (depth,), keep=mask.context)
+    (known,) = tapped(student.jepa, pixels, (depth,), keep=mask.context)
     losses = [
         F.smooth_l1_loss(
-            complete(student.model, known, mask.context, block, BLOCKS)[:, known.shape[1] :].float(),
+            complete(student.jepa, known, mask.context, block, BLOCKS)[:, known.shape[1] :].float(),
             gather(wanted, block),
         )
         for block in mask.target.chunk(mask.blocks, dim=1)
@@ -146,10 +157,10 @@ def lejepa(student: Student, pixels: Tensor, mask: Mask, weight: float, directio
     No teacher and no stop-gradient: LeJEPA (Balestriero & LeCun 2025, arXiv 2511.08544), its two views being the whole
     clip and its context. SIGReg is asked of pooled features and of tokens. directions: unit vectors [D, S].
     """
-    depth = student.model.config.num_hidden_layers
-    (whole,) = tapped(student.model, pixels, (depth,))
-    (known,) = tapped(student.model, pixels, (depth,), keep=mask.context)
-    told = complete(student.model, known, mask.context, mask.target, FUTURE if mask.future else BLOCKS)
+    depth = student.jepa.config.num_hidden_layers
+    (whole,) = tapped(student.jepa, pixels, (depth,))
+    (known,) = tapped(student.jepa, pixels, (depth,), keep=mask.context)
+    told = complete(student.jepa, known, mask.context, mask.target, FUTURE if mask.future else BLOCKS)
     parts = {
         "predict": F.mse_loss(told[:, known.shape[1] :].float(), gather(whole, mask.target).float()),
         "sigreg": sigreg(whole.float().mean(1), directions) + sigreg(whole.float().flatten(0, 1)[::STRIDE], directions),
@@ -194,9 +205,9 @@ def sketch(width: int, count: int, seed: int, step: int) -> Tensor:
 def pixels_hidden(student: Student, pixels: Tensor, mask: Mask) -> Parts:
     """Tell the standardised pixels of what is hidden from what is seen: VideoMAE (arXiv 2203.12602), and MAE
     (arXiv 2111.06377) on single frames."""
-    config = student.model.config
-    (known,) = tapped(student.model, pixels, (config.num_hidden_layers,), keep=mask.context)
-    told = complete(student.model, known, mask.context, mask.target, BLOCKS)[:, known.shape[1] :]
+    config = student.jepa.config
+    (known,) = tapped(student.jepa, pixels, (config.num_hidden_layers,), keep=mask.context)
+    told = complete(student.jepa, known, mask.context, mask.target, BLOCKS)[:, known.shape[1] :]
     return {"loss": F.mse_loss(student.pixels(told).float(), gather(patches(pixels, config), mask.target))}
 
 
@@ -206,8 +217,16 @@ def pixels_next(student: Student, pixels: Tensor, mask: Mask) -> Parts:
     Encoder and decoder are block-causal: a token sees its own tubelet and earlier ones (as in Rajasegaran et al. 2025,
     arXiv 2501.05453, with continuous pixels and whole tubelets instead of tokens one by one).
     """
-    config = student.model.config
-    visible = no_future(mask.context[0], student.model)
-    (known,) = tapped(student.model, pixels, (config.num_hidden_layers,), keep=mask.context, visible=visible)
-    told = unroll(student.model, known, mask.context, visible)
+    config = student.jepa.config
+    visible = no_future(mask.context[0], student.jepa)
+    (known,) = tapped(student.jepa, pixels, (config.num_hidden_layers,), keep=mask.context, visible=visible)
+    told = unroll(student.jepa, known, mask.context, visible)
     return {"loss": F.mse_loss(student.pixels(told).float(), gather(patches(pixels, config), mask.target))}
+
+
+def published(student: Student, pixels: Tensor, mask: Mask) -> Parts:
+    """A published model's own loss on what the mask hides."""
+    assert not isinstance(student.model, VJEPA2Model)
+    places = len(pixels), mask.context.shape[1] + mask.target.shape[1]
+    hidden = torch.zeros(places, dtype=torch.bool, device=pixels.device).scatter(1, mask.target, True)
+    return {"loss": loss_of(student.model, pixels, hidden)}

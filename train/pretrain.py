@@ -23,14 +23,17 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from transformers import VJEPA2Config, VJEPA2Model
+from transformers import PreTrainedConfig, VJEPA2Model
 
 from ..perception.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Eyes,
     grid_of,
     normalise,
+    seen,
     tapped,
+    window_of,
 )
 from ..perception.gauges import centred_rank, effective_rank, feature_std, lidar, ridge_probe, spectrum_decay
 from ..perception.predictor import expected_form, halves, predict, target_levels
@@ -142,11 +145,11 @@ def draw_rows(rng: np.random.Generator, rows: Rows, recipe: PretrainRecipe) -> R
     return np.sort(rng.choice(rows, recipe.batch, replace=len(rows) < recipe.batch))
 
 
-def draw(step: int, clips: Clips, rows: Rows, config: VJEPA2Config, recipe: PretrainRecipe) -> tuple[Tensor, Mask]:
+def draw(step: int, clips: Clips, rows: Rows, config: PreTrainedConfig, recipe: PretrainRecipe) -> tuple[Tensor, Mask]:
     """The batch of a step, a function of the seed and the step alone: resuming needs no data position."""
     rng = generator(step, recipe)
     chosen = draw_rows(rng, rows, recipe)
-    windows = draw_windows(rng, recipe.batch, clips.shape[1], config.frames_per_clip, recipe.early_share)
+    windows = draw_windows(rng, recipe.batch, clips.shape[1], window_of(config).frames, recipe.early_share)
     frames = np.stack([clips[row][window] for row, window in zip(chosen, windows, strict=True)])
     return augment(rng, frames, recipe), objective_of(recipe).draw(rng, grid_of(config), recipe.batch, recipe)
 
@@ -214,23 +217,22 @@ def load_learner(saved: checkpoint.Checkpoint, learner: Learner) -> None:
 
 
 @torch.no_grad()
-def features_of(model: VJEPA2Model, frames: Clips, levels: tuple[int, ...]) -> list[Tensor]:
+def features_of(model: Eyes, frames: Clips, levels: tuple[int, ...]) -> list[Tensor]:
     """Hidden states [n, N, D] at `levels` of clips uint8 [n, T, H, W, 3], 64 at a time."""
     batches = torch.from_numpy(frames).split(64)
-    states = [tapped(model, normalise(batch.to(model.device)), levels) for batch in batches]
+    states = [seen(model, normalise(batch.to(model.device)), levels) for batch in batches]
     return [torch.cat(level).cpu() for level in zip(*states, strict=True)]
 
 
-def last_tokens(model: VJEPA2Model, frames: Clips) -> Tensor:
+def last_tokens(model: Eyes, frames: Clips) -> Tensor:
     """The last features of all tokens of clips uint8 [n, T, H, W, 3]: [n * N, D]."""
     (last,) = features_of(model, frames, (model.config.num_hidden_layers,))
     return last.flatten(0, 1)
 
 
 @torch.no_grad()
-def forecast_errors(learner: Learner, frames: Clips) -> dict[str, float]:
+def forecast_errors(student: VJEPA2Model, teacher: VJEPA2Model, frames: Clips) -> dict[str, float]:
     """L1 of the predictor's future on held-out clips beside two guesses: the last tubelet stays, the mean feature."""
-    student, teacher = learner.student.model, learner.encoder
     pixels = normalise(torch.from_numpy(frames).to(student.device))
     past, future = halves(student, len(frames))
     (known,) = tapped(student, pixels, (student.config.num_hidden_layers,), keep=past)
@@ -244,26 +246,30 @@ def forecast_errors(learner: Learner, frames: Clips) -> dict[str, float]:
 
 def gauge(learner: Learner, frames: Clips, recipe: PretrainRecipe) -> dict[str, float]:
     """Health of the encoder's last features on held-out clips; beside a slow copy, how well its future is told."""
-    config = learner.encoder.config
-    (last,) = features_of(learner.encoder, frames, (config.num_hidden_layers,))
+    foresees = learner.average is not None and grid_of(learner.encoder.config)[0] > 1
+    told = forecast_errors(learner.student.jepa, learner.teacher, frames) if foresees else {}
+    return health(learner.encoder, frames, recipe) | told
+
+
+def health(model: Eyes, frames: Clips, recipe: PretrainRecipe) -> dict[str, float]:
+    """What an encoder's last features of clips uint8 [n, T, H, W, 3] are worth, by gauges that need no labels."""
+    (last,) = features_of(model, frames, (model.config.num_hidden_layers,))
     tokens = last.flatten(0, 1)
-    foresees = learner.average is not None and grid_of(config)[0] > 1
     return {
         "std": feature_std(tokens),
         "std_pooled": feature_std(last.mean(1)),
         "rank": effective_rank(tokens),
         "rank_centred": centred_rank(tokens),
         "decay": spectrum_decay(tokens),
-        "lidar": lidar(views_of(learner.encoder, frames, recipe)),
-        **(forecast_errors(learner, frames) if foresees else {}),
+        "lidar": lidar(views_of(model, frames, recipe)),
     }
 
 
 @torch.no_grad()
-def views_of(model: VJEPA2Model, frames: Clips, recipe: PretrainRecipe, count: int = 4) -> Tensor:
+def views_of(model: Eyes, frames: Clips, recipe: PretrainRecipe, count: int = 4) -> Tensor:
     """Pooled last features of several augmentations of each clip, the same ones every time: [n, count, D]."""
     rng, depth = np.random.default_rng(recipe.seed), (model.config.num_hidden_layers,)
-    views = [tapped(model, augment(rng, frames, recipe).to(model.device), depth)[0].mean(1) for _ in range(count)]
+    views = [seen(model, augment(rng, frames, recipe).to(model.device), depth)[0].mean(1) for _ in range(count)]
     return torch.stack(views, dim=1).cpu()
 
 
@@ -323,9 +329,10 @@ class Log:
 
 
 def export(learner: Learner, folder: Path) -> Path:
-    """Write an ordinary `VJEPA2Model` folder: the encoder that is kept and the student's predictor."""
+    """Write an ordinary transformers folder: the encoder that is kept, with the student's predictor if it has one."""
     model = deepcopy(learner.encoder)
-    model.predictor.load_state_dict(learner.student.model.predictor.state_dict())
+    if isinstance(model, VJEPA2Model):
+        model.predictor.load_state_dict(learner.student.jepa.predictor.state_dict())
     model.save_pretrained(folder)
     return folder
 
@@ -442,9 +449,10 @@ def run(
         )
     learner = build(recipe, init, teacher)
     config = learner.student.model.config
-    clips = open_clips(data, config.frames_per_clip, config.crop_size)
+    window = window_of(config)
+    clips = open_clips(data, window.frames, window.size)
     split = split_rows(len(clips), recipe.held_out, recipe.seed)
-    watch = Watch(clips[split.held_out, : config.frames_per_clip], open_labels(probe_labels, split), recipe)
+    watch = Watch(clips[split.held_out, : window.frames], open_labels(probe_labels, split), recipe)
     alarm = Alarm(recipe, collapses=objective_of(recipe).collapses)
     start, spent = begin(out, learner, alarm, resume)
     if start == 0:
