@@ -418,6 +418,30 @@ def bench(
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 
+@evaluate.command(epilog="Example: foretell eval gauges runs/bench --test worlds/test --out runs/gauges.json")
+def gauges(
+    context: typer.Context,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Runs of `foretell bench`, or pretraining runs with probes.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it gauges as they come, and a plot.")],
+    test: Annotated[Path | None, typer.Option(metavar="DIR", help="The benchmark's test worlds.")] = None,
+    val: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Its validation worlds: tuning runs count too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Whether gauges that take seconds and no labels rank encoders as probes do: trust one, or run the probe?"""
+    from rich.progress import track
+
+    from .eval import gauges as room
+
+    follow = partial(track, description="gauges", console=Console(stderr=True))
+    command = shlex.join(["foretell", *context.obj])
+    found = room.run(runs, out, test=test, val=val, command=command, track=lambda asked: iter(follow(asked)))
+    _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
+
+
 @evaluate.command("surprise", epilog="Example: foretell eval surprise worlds/violations --out runs/surprise.json")
 def eval_surprise(
     context: typer.Context,

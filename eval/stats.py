@@ -99,6 +99,30 @@ def auroc(score: ArrayLike, positive: ArrayLike) -> Statistic:
     return statistic
 
 
+def spearman(one: ArrayLike, other: ArrayLike) -> Statistic:
+    """Rank correlation (Spearman 1904), ties at their mean rank: as scipy's `spearmanr` of a resample's points.
+
+    A resample in which either does not vary says nothing: 0.
+    """
+    below = [_below(np.asarray(values, dtype=np.float64)) for values in (one, other)]
+
+    def statistic(weights: Floats) -> Floats:
+        total = weights.sum(1, keepdims=True)
+        ranks = [weights @ matrix for matrix in below]  # [B, N], up to a constant
+        x, y = (rank - (weights * rank).sum(1, keepdims=True) / total for rank in ranks)
+        spread = np.sqrt((weights * x**2).sum(1) * (weights * y**2).sum(1))
+        told: Floats = np.divide((weights * x * y).sum(1), spread, out=np.zeros_like(spread), where=spread > 1e-9)
+        return told
+
+    return statistic
+
+
+def _below(values: Floats) -> Floats:
+    """Which value, by row, lies below which, by column; of ties a half: [N, N]."""
+    below: Floats = (values[:, None] < values) + 0.5 * (values[:, None] == values)
+    return below
+
+
 def brier(probability: ArrayLike, outcome: ArrayLike) -> Statistic:
     """Mean squared distance of the stated probability from what happened (0 or 1); 0.25 for always saying one half."""
     return mean_of((np.asarray(probability, dtype=np.float64) - np.asarray(outcome, dtype=np.float64)) ** 2)

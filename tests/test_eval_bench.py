@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
-from foretell.eval import bench
+from foretell.eval import bench, gauges
 from foretell.eval.bench import Plan, axis_jobs, cost, main_jobs, recipe_of, run, table, tuning_jobs
 from foretell.eval.probe import Bench, Question, Training
 from foretell.eval.race import Curve, crossings, ratios, verdict
@@ -86,8 +86,10 @@ def test_the_plan_has_three_seeds_a_side_one_of_the_rest_and_a_data_axis_of_equa
     rates = {"vjepa": 1e-3, "videomae": 2e-3, "ijepa": 3e-3, "mae": 4e-3}
     jobs = main_jobs(Plan(steps=100), rates)
     seeds = {job.recipe.objective: 0 for job in jobs}
+    rates |= {f"{rival}_published": rates[rival] for rival in ("videomae", "mae")}
     for job in jobs:
         seeds[job.recipe.objective] += 1
+        assert job.kind == ("images" if job.recipe.objective in ("ijepa", "mae", "mae_published") else "videos")
         assert job.recipe.lr == rates.get(job.recipe.objective, 1e-3) and job.recipe.snapshots[-1] == job.recipe.steps
     assert seeds == {"vjepa": 3, "videomae": 3, "ijepa": 3, "mae": 3, **dict.fromkeys(bench.OTHERS, 1)}
     names = [job.name for job in jobs]
@@ -126,11 +128,35 @@ def tiny_picture() -> VJEPA2Config:
 def tiny_plan() -> Plan:
     short = Training(batch=8, every=4, patience=1, most=4, width=24)
     return Plan(
-        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, others=("salt", "lejepa"), labels=20,
+        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, labels=20,
         curve_labels=12, axis_clips=(20, 40), axis_encoders=("tiny",), axis_steps=2, curve=short, final=short,
+        others=("salt", "lejepa", "videomae_published", "mae_published"),
         encoders={"videos": "tiny", "images": "tiny_picture"},
         base=replace(tiny_encoder(), steps=4, warmup=1, held_out=8),
     )  # fmt: skip
+
+
+def judge_gauges(folder: Path, worlds: Path) -> None:
+    """Gauges are held against all that a benchmark's probes said, and measured once."""
+    out, folders = folder / "gauges.json", [folder / "runs"]
+    found = gauges.run(folders, out, test=worlds / "test", val=worlds / "val", command="foretell eval gauges")
+    kept = out.with_suffix(".cells.jsonl").read_text()
+    again = gauges.run(folders, out, test=worlds / "test", val=worlds / "val", command="foretell eval gauges")
+    assert again == found == json.loads(out.read_text()) | {"rows": found["rows"], "points": found["points"]}
+    assert out.with_suffix(".cells.jsonl").read_text() == kept and out.with_suffix(".png").is_file()
+    runs = {Path(point["run"]).name for point in found["points"]}
+    assert runs >= {"tune-mae-0.001", "vjepa-1", "mae_published-0", "axis-vjepa-tiny-20"} and "lejepa-0" not in runs
+    steps = {point["step"] for point in found["points"] if point["run"].endswith("vjepa-1")}
+    assert steps == {2, 4}
+    known = {(point["objective"], *point["gauges"]) for point in found["points"] if point["step"] == 4}
+    assert ("vjepa", *gauges.GAUGES) in known, "the predictor is held against guesses, the last step has its loss"
+    pooled = [row for row in found["rows"] if row["objective"] == gauges.ALL]
+    assert {row["probe"] for row in pooled} == {f"{probe} ({kind})" for probe in bench.ALONG for kind in bench.SIDES}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in pooled)
+    with pytest.raises(ValueError, match="other clips than probes were asked about"):
+        gauges.run(folders, out, test=worlds / "train")
+    with pytest.raises(ValueError, match="pass --test"):
+        gauges.run(folders, out)
 
 
 def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
@@ -166,10 +192,12 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         assert set(found[kind]["flops_ratio"]) >= {"value", "low", "high", "words"}
         assert {row["objective"] for row in found[kind]["curves"]} >= {jepa, rival}
         features = {row["features"] for row in found[kind]["finals"]}
-        assert features >= {jepa, rival, bench.RANDOM, *bench.CONTROLS}
+        assert features >= {jepa, rival, f"{rival}_published", bench.RANDOM, *bench.CONTROLS}
+        assert f"{rival}_published" in {row["objective"] for row in found[kind]["curves"]}
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
     assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "tune-vjepa-0.002" in found["tuning"]["stopped"]
     assert found["stopped"] == {"lejepa-0": "lejepa-0 was stopped"}
     flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
+    judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score
 
 from foretell.eval.stats import (
@@ -16,6 +17,7 @@ from foretell.eval.stats import (
     mean_of,
     reliability,
     risk_coverage,
+    spearman,
     versus,
 )
 
@@ -31,6 +33,16 @@ def own(n: int) -> list[str]:
 
 def test_accuracy_is_the_share_of_rights() -> None:
     assert value(mean_of([1, 1, 1, 0]), 4) == 0.75
+
+
+def test_rank_correlation_is_scipys_of_the_points_that_a_resample_drew() -> None:
+    random = np.random.default_rng(0)
+    one, other = random.integers(9, size=30), random.integers(9, size=30) + np.arange(30) / 8  # ties in one
+    weights = np.concatenate([np.ones((1, 30)), random.integers(4, size=(3, 30))])
+    drawn = [np.repeat(np.arange(30), row.astype(int)) for row in weights]
+    expected = [spearmanr(one[rows], other[rows]).statistic for rows in drawn]
+    assert spearman(one, other)(weights).tolist() == pytest.approx(expected)
+    assert value(spearman(np.ones(5), np.arange(5)), 5) == 0
 
 
 def test_auroc_is_sklearns_weights_included() -> None:
