@@ -17,6 +17,7 @@ import torch
 from transformers import VJEPA2Model
 
 from ..perception.encoder import grid_of, open_model, resize, window_of
+from ..reasoner.llm import quiet
 from ..train.data import Packed, load_clips
 from ..train.learner import objective_of
 from ..train.pretrain import Clips, forecast_errors, health
@@ -156,7 +157,9 @@ def questions_for(packed: Packed, kind: Kind, counts: Mapping[str, int]) -> Mapp
 
 
 def skill(question: Question, told: Any) -> float:
-    """A score from chance, 0, to all right, 1."""
+    """A score from chance, 0, to all right, 1; of clips that are all of one kind nobody can be wrong: 0."""
+    if question.chance == 1:
+        return 0.0
     return (plain_score(question, told) - question.chance) / (1 - question.chance)
 
 
@@ -169,7 +172,8 @@ def measured(snapshot: Path, recipe: PretrainRecipe, frames: Clips, cells: Cells
     """The gauges of a kept encoder: of its features and, where it has learned to foresee them, of its predictor."""
     cell = (str(snapshot), "", "gauges")
     if cell not in cells.done:
-        model = open_model(snapshot).requires_grad_(False)
+        with quiet():
+            model = open_model(snapshot).requires_grad_(False)
         window = window_of(model.config)
         shown = torch.from_numpy(np.ascontiguousarray(frames[:, : window.frames])).flatten(0, 1)
         clips = resize(shown, window.size).unflatten(0, (len(frames), window.frames)).numpy()

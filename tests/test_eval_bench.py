@@ -152,7 +152,7 @@ def judge_gauges(folder: Path, worlds: Path) -> None:
     assert ("vjepa", *gauges.GAUGES) in known, "the predictor is held against guesses, the last step has its loss"
     pooled = [row for row in found["rows"] if row["objective"] == gauges.ALL]
     assert {row["probe"] for row in pooled} == {f"{probe} ({kind})" for probe in bench.ALONG for kind in bench.SIDES}
-    assert all(row["low"] <= row["value"] <= row["high"] for row in pooled)
+    assert all(row["low"] <= row["value"] <= row["high"] for row in pooled if row["runs"] >= gauges.FEWEST)
     with pytest.raises(ValueError, match="other clips than probes were asked about"):
         gauges.run(folders, out, test=worlds / "train")
     with pytest.raises(ValueError, match="pass --test"):
