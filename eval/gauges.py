@@ -252,7 +252,7 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return ""
     interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    return f"{row['value']:.2f}{interval} {row['words']}, {row['points']} of {row['runs']} runs"
+    return f"{row['value']:.2f}{interval} {row['words']}, {row['points']} points, {row['runs']} runs"
 
 
 def plot(points: Sequence[Point], path: Path) -> None:

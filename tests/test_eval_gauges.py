@@ -82,7 +82,7 @@ def test_runs_with_probes_in_their_logs_need_no_worlds(
     out = tmp_path / "gauges.json"
     assert main(["eval", "gauges", *map(str, runs), "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert "1.00 [1.00, 1.00] trust, 18 of 6 runs" in told and f"| {LOGGED} | all | vjepa_dense |" in told
+    assert "1.00 [1.00, 1.00] trust, 18 points, 6 runs" in told and f"| {LOGGED} | all | vjepa_dense |" in told
     found = json.loads(out.read_text())
     assert len(found["points"]) == 18 and found["command"].startswith("foretell eval gauges") and "commit" in found
     assert out.with_suffix(".png").stat().st_size > 1000
