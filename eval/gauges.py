@@ -147,11 +147,12 @@ def scored(said: Told, taker: str, kind: Kind, packed: Packed | None) -> dict[st
 
 
 def questions_for(packed: Packed, kind: Kind, counts: Mapping[str, int]) -> Mapping[str, Question]:
-    """What a benchmark asked of worlds, from the number of clips it asked of each variable."""
-    asked = variables(core(packed, kind, max(counts.values())), kind)
+    """What a benchmark asked of worlds. Raises ValueError where it asked about another number of clips."""
+    asked = variables(core(packed, kind, 0), kind)
     if {name: len(one.rows) for name, one in asked.items()} != dict(counts):
         raise ValueError(
-            f"{packed.root} holds other clips than probes were asked about: pass the benchmark's own worlds"
+            f"{packed.root} holds other clips than probes were asked about: pass the benchmark's own worlds (of "
+            "--quick, which asks about a part of them, gauges cannot be judged)"
         )
     return asked
 
