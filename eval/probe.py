@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -139,16 +139,15 @@ def watch(packed: Packed, see: See, world: World) -> Features:
     """Features of every clip, shown up to its `until`: see maps uint8 [B, T, S, S, 3] to [B, N, C]."""
     parts = []
     for start in range(0, len(packed.clips), 64):
-        rows = range(start, min(start + 64, len(packed.clips)))
-        shown = [packed.shown(row, packed.clips[row]["until"], world.rate, world.frames) for row in rows]
-        squares = torch.stack([resize(torch.from_numpy(np.ascontiguousarray(one)), world.size) for one in shown])
-        parts.append(see(squares).half().numpy())
+        frames = frames_of(packed, world, range(start, min(start + 64, len(packed.clips))))
+        parts.append(see(torch.from_numpy(frames)).half().cpu().numpy())
     return np.concatenate(parts)
 
 
 def layer_of(world: VJEPA2World, layer: int) -> See:
     """The encoder's tokens after one layer (0: its patch embedding)."""
-    return lambda frames: tapped(world.model, normalise(frames), (layer,))[0]
+    place = world.model.device, world.model.dtype
+    return lambda frames: tapped(world.model, normalise(frames).to(*place), (layer,))[0]
 
 
 def raw_pixels(world: VJEPA2World) -> See:
@@ -210,11 +209,37 @@ def plain_score(question: Question, told: Floats) -> float:
 
 def ridge(train: Floats, val: Floats, test: Floats, question: Question, held: Question) -> Told:
     """Linear regression, its penalty chosen on validation."""
-    from sklearn.linear_model import Ridge
-
-    fits = {alpha: Ridge(alpha).fit(train, question.columns) for alpha in np.logspace(0, 6, 7)}
+    fits = ridges(train, question.columns, np.logspace(0, 6, 7))
     best = max(fits, key=lambda alpha: plain_score(held, told_by(fits[alpha], val)))
     return Told(told_by(fits[best], test), {"alpha": float(best)}, [])
+
+
+def ridges(features: Floats, columns: Floats, penalties: Iterable[float]) -> dict[float, Any]:
+    """Linear regressions by their penalty. Of fewer clips than features the clips' products with each other say all,
+    and are the same for every penalty."""
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.linear_model import Ridge
+
+    if features.shape[1] <= len(features):
+        return {penalty: Ridge(penalty).fit(features, columns) for penalty in penalties}
+    centre, mean = features.mean(0), columns.mean(0)
+    centred = features - centre
+    products = centred @ centred.T
+    kernels = {p: KernelRidge(alpha=p, kernel="precomputed").fit(products, columns - mean) for p in penalties}
+    weights = {penalty: centred.T @ kernel.dual_coef_ for penalty, kernel in kernels.items()}
+    return {penalty: Linear(weight, mean - centre @ weight) for penalty, weight in weights.items()}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fitted regression: weights [C, columns], offset [columns]."""
+
+    weights: Floats
+    offset: Floats
+
+    def predict(self, features: Floats) -> Floats:
+        told: Floats = features @ self.weights + self.offset
+        return told
 
 
 def told_by(fit: Any, features: Floats) -> Floats:
@@ -355,7 +380,7 @@ def finetuned(
     how: Training,
 ) -> Told:  # fmt: skip
     """As `attentive` of one block, but the encoder learns with it, at each of FINE_RATES."""
-    learned, tested = frames_of(train, world), frames_of(test, world)
+    learned, tested = (frames_of(part, world, range(len(part.clips))) for part in (train, test))
     with torch.no_grad():
         sample = tapped(world.model, normalise(torch.from_numpy(learned[known.rows[:256]])), (layer,))[0]
     modules: list[nn.Module] = []
@@ -373,9 +398,8 @@ def finetuned(
     return trained(Heads(modules, optimizers, known, how), learned, tested, known, held, asked, how)
 
 
-def frames_of(packed: Packed, world: VJEPA2World) -> NDArray[np.uint8]:
-    """What an encoder is shown of every clip: [n, T, S, S, 3]."""
-    rows = range(len(packed.clips))
+def frames_of(packed: Packed, world: VJEPA2World, rows: Iterable[int]) -> NDArray[np.uint8]:
+    """What an encoder is shown of some clips, up to their `until`: [n, T, S, S, 3]."""
     shown = [packed.shown(row, packed.clips[row]["until"], world.rate, world.frames) for row in rows]
     return np.stack([resize(torch.from_numpy(np.ascontiguousarray(one)), world.size).numpy() for one in shown])
 
@@ -419,7 +443,7 @@ def read(head: nn.Module, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floa
 class Bench:
     """Features of one encoder's layer on the training and test clips, and what probes are asked of them.
 
-    tune: trains the encoder itself, where there is one.
+    tune: trains the encoder itself, where there is one. pool: what probes that see no tokens are given of them.
     """
 
     train: Features
@@ -428,6 +452,7 @@ class Bench:
     asked: Mapping[str, Question]
     answers: Mapping[str, Question]
     tune: Callable[[Question, Question, Question, Training], Told] | None = None
+    pool: Callable[[Features, Grid], Floats] = pooled
 
     def measure(self, name: str, probe: str, labels: int | None, how: Training) -> Row:
         """One probe on one variable: its figure on the test clips, and how it was trained."""
@@ -452,7 +477,7 @@ class Bench:
 
     def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
         parts = [self.train[known.rows], self.train[held.rows], self.test[asked.rows]]
-        flat = [pooled(part, self.grid).astype(np.float64) for part in parts]  # thousands of columns, few clips
+        flat = [self.pool(part, self.grid).astype(np.float64) for part in parts]  # thousands of columns, few clips
         mean, std = flat[0].mean(0), flat[0].std(0) + 1e-6
         return fit(*((part - mean) / std for part in flat), known, held)
 
@@ -483,9 +508,9 @@ def run(
     asked, answers = questions_of(train.clips), questions_of(test.clips)
     shared = sorted(asked.keys() & answers.keys())
     names, layers = list(variables or shared), list(layers or world.taps)
-    _refuse(probes, (*PROBES, FINETUNE), "probe")
-    _refuse(names, shared, "variable")
-    _refuse(layers, range(world.model.config.num_hidden_layers + 1), "layer")
+    refuse(probes, (*PROBES, FINETUNE), "probe")
+    refuse(names, shared, "variable")
+    refuse(layers, range(world.model.config.num_hidden_layers + 1), "layer")
     takers = takers_of(world, layers)
     splits = (digest(part.root / "clips.jsonl") for part in (train, test))
     cells = Cells(out.with_suffix(".cells.jsonl"), mark(model, *splits, str(labels), json.dumps(asdict(how))))
@@ -582,6 +607,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def _refuse(given: Sequence[Any], allowed: Sequence[Any], what: str) -> None:
+def refuse(given: Sequence[Any], allowed: Sequence[Any], what: str) -> None:
+    """Raises ValueError that names what is not allowed of the things given, and what is."""
     if wrong := [one for one in given if one not in allowed]:
         raise ValueError(f"{what} {', '.join(map(str, wrong))} is unknown: choose from {', '.join(map(str, allowed))}")

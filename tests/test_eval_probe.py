@@ -73,6 +73,19 @@ def test_labels_limit_what_is_learned_from(bench: Bench) -> None:
     assert (few["labels"], many["labels"]) == (20, 800) and few["value"] < many["value"]
 
 
+@pytest.mark.parametrize("clips", [20, 80])
+def test_a_ridge_of_fewer_clips_than_features_is_sklearns_too(clips: int) -> None:
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(0)
+    features, columns, new = (
+        rng.standard_normal(shape).astype(np.float32) + 1 for shape in ((clips, 40), (clips, 3), (5, 40))
+    )
+    for penalty, fit in probe.ridges(features, columns, (1.0, 1e3)).items():
+        expected = Ridge(penalty).fit(features, columns).predict(new)
+        assert probe.told_by(fit, new) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
 def test_r_squared_is_sklearns() -> None:
     from sklearn.metrics import r2_score
 
