@@ -393,6 +393,34 @@ def probe(
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 
+@evaluate.command(epilog="Example: foretell eval diagnose worlds/test --train worlds/train --out runs/diagnose.json")
+def diagnose(
+    context: typer.Context,
+    data: Data,
+    train: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that probes learn from; a fifth validates them.")],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it each one as it comes, and a plot.")],
+    model: Model = None,
+    probes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Left out: ridge; and attentive1, far slower.")
+    ] = None,
+    variables: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Left out: falls, touches, speed, shape, colour, count.")
+    ] = None,
+    labels: Annotated[int | None, typer.Option(min=10, help="Only so many of the first training clips.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only so many of the first clips to test on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where on its way to the answer a signal is lost: one probe on encoder, bridge and every language-model layer."""
+    from .eval import diagnose as room
+
+    found = room.run(
+        model, data, train, out, probes=_listed(probes) or ("ridge",), variables=_listed(variables), labels=labels,
+        limit=limit, command=shlex.join(["foretell", *context.obj]),
+    )  # fmt: skip
+    told = "\n".join(room.words(found))
+    _tell(found, f"{room.table(found)}\n\n{told}\n\nfigures: {out}", as_json)
+
+
 @app.command(
     epilog="Example: foretell bench worlds/train --val worlds/val --test worlds/test --runs runs/bench --out bench.json"
 )

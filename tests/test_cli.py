@@ -34,6 +34,7 @@ COMMANDS = {
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval gauges": "RUNS --out --test --val --json",
+    "eval diagnose": "DATA --train --out --model --probes --variables --labels --limit --json",
     "eval surprise": "DATA --out --model --json",
     **{f"eval {name}": "--data --out --model --limit --controls --no-controls --json" for name in NAMES},
     "eval iphyre": "--out --data --model --limit --controls --no-controls --json",
