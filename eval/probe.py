@@ -398,7 +398,7 @@ def finetuned(
     return trained(Heads(modules, optimizers, known, how), learned, tested, known, held, asked, how)
 
 
-def frames_of(packed: Packed, world: VJEPA2World, rows: Iterable[int]) -> NDArray[np.uint8]:
+def frames_of(packed: Packed, world: World, rows: Iterable[int]) -> NDArray[np.uint8]:
     """What an encoder is shown of some clips, up to their `until`: [n, T, S, S, 3]."""
     shown = [packed.shown(row, packed.clips[row]["until"], world.rate, world.frames) for row in rows]
     return np.stack([resize(torch.from_numpy(np.ascontiguousarray(one)), world.size).numpy() for one in shown])
