@@ -34,8 +34,10 @@ from transformers import (
     VJEPA2Model,
     get_cosine_schedule_with_warmup,
 )
+from transformers.utils import logging
 
 from ..perception.encoder import EMBEDDED, VJEPA2World, mix, normalise
+from ..perception.video import Clip
 from ..reasoner.answer import NANO, Foretell
 from ..train import fit
 from ..train.data import Split, cache_features, live_encoder, load_clips
@@ -116,31 +118,56 @@ def stepped(recipe: PretrainRecipe, steps: int = 10) -> tuple[float, float]:
     return median(took[2:]), float(np.mean(flops[2:]))
 
 
+class Endless(Foretell):
+    """Says as many tokens as it may, whatever they are."""
+
+    @property
+    def _ends(self) -> set[int]:
+        return set()
+
+
 def questions() -> Row:
     """Eight open questions about one clip, in fp32: side by side behind one video against transformers' `generate` for
-    each, from pixels and from features that were computed before."""
+    each, from pixels and from features that were computed before; answers as long as they come, and of 16 tokens."""
     foretell = Foretell.load(NANO, dtype=torch.float32)
-    model: Any = foretell.model
     clip = foretell.read(NANO / "examples" / "towers.mp4", until=0.25)
-    frames = clip.frames
-    frames = np.concatenate([frames[:1].repeat(foretell.frames - len(frames), axis=0), frames])
+    asked = [foretell.ask(question).prompt for question in OPEN]
+    endless = Endless(foretell.model, foretell.processor)
+    return {
+        "questions": len(OPEN),
+        "as_they_come": side_by_side(foretell, clip, asked, 64, {}),
+        "sixteen_tokens_each": side_by_side(endless, clip, asked, 16, {"eos_token_id": -1}),
+    }
+
+
+def side_by_side(foretell: Foretell, clip: Clip, asked: list[list[int]], limit: int, ends: dict[str, int]) -> Row:
+    """Whether both say the same tokens, and the two duels. ends: what makes `generate` stop where we do."""
+    model: Any = foretell.model
+    frames = np.concatenate([clip.frames[:1].repeat(foretell.frames - len(clip.frames), axis=0), clip.frames])
     pixels = foretell.processor.video_processor(videos=[frames], return_tensors="pt")["pixel_values_videos"]
     features, imagined = foretell.watch(clip)
-    asked = [torch.tensor([foretell.processor.prompt_ids(question)]) for question in OPEN]
 
-    def generated(**video: Any) -> list[str]:
-        rows = [model.generate(ids, max_new_tokens=64, do_sample=False, **video)[0, ids.shape[1] :] for ids in asked]
-        return [foretell.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+    def generated(**video: Any) -> list[list[int]]:
+        said = []
+        for ids in map(torch.tensor, asked):
+            seen = {"attention_mask": torch.ones_like(ids)[None]}  # else an end in the prompt may pass for padding
+            made = model.generate(ids[None], max_new_tokens=limit, do_sample=False, **seen, **ends, **video)
+            said.append(made[0, len(ids) :].tolist())
+        return said
 
-    def together() -> list[str]:
-        return [answer.text for answer in foretell.answer_many(clip, [(question, None) for question in OPEN])]
+    def together() -> list[list[int]]:
+        said: list[list[int]] = [[] for _ in asked]
+        for step in foretell._greedy(asked, *foretell.watch(clip), limit):
+            for place, (token, _) in step.items():
+                said[place].append(token)
+        return said
 
     from_pixels = partial(generated, pixel_values_videos=pixels)
     from_features = partial(generated, world_features=features, imagined_features=imagined)
-    same = together() == from_pixels() == from_features()
+    said = together()
     return {
-        "questions": len(OPEN),
-        "same_text": same,
+        "tokens": [len(one) for one in said],
+        "same_tokens": said == from_pixels() == from_features(),
         "generate_each": duel(together, from_pixels),
         "generate_each_on_features": duel(together, from_features),
     }
@@ -399,6 +426,7 @@ def main(
     """Measure and write eval/results/training.json; sections that are not asked for keep what was measured before."""
     if wrong := [name for name in sections or () if name not in SECTIONS]:
         raise typer.BadParameter(f"{', '.join(wrong)}: choose from {', '.join(SECTIONS)}")
+    logging.set_verbosity_error()  # that an answer of 16 tokens has no end is on purpose
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for name in sections or SECTIONS:
         found[name] = rounded({**provenance(f"python -m foretell.eval.speed {name}"), **SECTIONS[name]()})
