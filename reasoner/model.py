@@ -308,10 +308,16 @@ AutoModelForMultimodalLM.register(ForetellConfig, ForetellForConditionalGenerati
 
 
 def add_lora(
-    model: ForetellForConditionalGeneration, rank: int = 16, alpha: int = 32, dropout: float = 0.0
+    model: ForetellForConditionalGeneration,
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
 ) -> ForetellForConditionalGeneration:
     """Freeze the language model and give its linears trainable low-rank updates (Hu et al. 2021), in place.
 
+    rslora: scaled by alpha / sqrt(rank) (Kalajdzievski 2023); dora: beside trainable lengths (Liu et al. 2024).
     Applied to the language model alone: on the whole, "all-linear" would wrap encoder and bridge too.
     """
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
@@ -320,8 +326,9 @@ def add_lora(
     if getattr(llm, "is_loaded_in_4bit", False):
         llm = prepare_model_for_kbit_training(llm, use_gradient_checkpointing=False)
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear"
-    )
+        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear",
+        use_rslora=rslora, use_dora=dora,
+    )  # fmt: skip
     model.language_model = get_peft_model(llm, config)
     return model
 
@@ -442,21 +449,26 @@ def _check_width(config: ForetellConfig, language_model: PreTrainedModel, llm: s
 
 def _load_lora(model: ForetellForConditionalGeneration, folder: Path, lora: Lora) -> None:
     """Put a LoRA on the language model; on 4-bit weights a folded one lies beside them."""
-    if lora == "folded" and not quantised(model):
+    dora = json.loads((folder / ADAPTER_CONFIG).read_text()).get("use_dora")  # no mere sum: left to peft
+    if lora == "folded" and not dora and not quantised(model):
         fold_lora(model.language_model, folder)
-    elif lora != "trainable":
+    elif lora != "trainable" and not dora:
         hang_lora(model.language_model, folder)
     else:
         from peft import PeftModel
 
-        model.language_model = PeftModel.from_pretrained(model.language_model, str(folder), is_trainable=True)
+        model.language_model = PeftModel.from_pretrained(
+            model.language_model, str(folder), is_trainable=lora == "trainable"
+        )
+        if lora == "folded":
+            merge_lora(model)
 
 
 def lora_pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Of each module in a peft folder: its name, B [out, r] times alpha/r, A [r, in]."""
+    """Of each module in a peft folder: its name, B [out, r] times its scale, A [r, in]."""
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     weights = load_file(folder / ADAPTER)
-    scale = config["lora_alpha"] / config["r"]
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     for name in (key for key in weights if key.endswith(".lora_A.weight")):
         module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         yield module, weights[name.replace(".lora_A.", ".lora_B.")].float() * scale, weights[name].float()
@@ -464,7 +476,7 @@ def lora_pairs(folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 @torch.no_grad()
 def fold_lora(language_model: PreTrainedModel, folder: Path) -> None:
-    """W += alpha/r * B A for every pair of a peft folder: what peft's merge does, without seconds of importing it."""
+    """W += scale * B A for every pair of a peft folder: what peft's merge does, without seconds of importing it."""
     for module, up, down in lora_pairs(folder):
         weight = language_model.get_parameter(f"{module}.weight")
         weight.addmm_(up.to(weight), down.to(weight))  # [out, in] += [out, r] @ [r, in]

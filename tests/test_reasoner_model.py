@@ -230,14 +230,19 @@ def test_a_training_step_moves_bridge_and_lora_and_nothing_else(model: Any, proc
     assert all(name.startswith("bridge.") or ".lora_" in name for name in moved)
 
 
+@pytest.mark.parametrize("kind", [{}, {"rslora": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
 @pytest.mark.parametrize("lora", ["folded", "beside", "trainable"])
-def test_parts_give_back_the_model(model: Any, processor: ForetellProcessor, tmp_path: Path, lora: Lora) -> None:
+def test_parts_give_back_the_model(
+    model: Any, processor: ForetellProcessor, tmp_path: Path, lora: Lora, kind: dict[str, bool]
+) -> None:
     model.language_model.save_pretrained(tmp_path / "llm")
-    randomise_lora(add_lora(model, rank=4))
+    randomise_lora(add_lora(model, rank=4, **kind))
     save_parts(model, tmp_path / "parts")
     inputs = chat(processor, "Will it fall?")
     twin = load(tmp_path / "parts", llm=str(tmp_path / "llm"), lora=lora, dtype=torch.float32)
-    assert hasattr(twin.language_model, "peft_config") is (lora == "trainable")
+    assert hasattr(twin.language_model, "peft_config") is (
+        lora == "trainable" or (lora, kind) == ("beside", {"dora": True})
+    )
     with torch.no_grad():
         torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
 
@@ -331,10 +336,15 @@ def test_parts_can_be_stored_at_half_the_size(model: Any, processor: ForetellPro
         torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, atol=0.1, rtol=0)
 
 
-def bridge_gradient(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+def gradients(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the bridge, which come through the inputs of the language model's layers, and of the LoRA on them."""
     model.zero_grad()
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
-    return torch.cat([p.grad.flatten() for p in model.bridge.parameters() if p.grad is not None])
+    parts = {
+        "bridge": model.bridge.parameters(),
+        "lora": [p for name, p in model.named_parameters() if "lora_" in name],
+    }
+    return {part: torch.cat([p.grad.flatten() for p in each if p.grad is not None]) for part, each in parts.items()}
 
 
 def test_4bit_trains_as_its_dequantised_twin_even_after_an_evaluation(
@@ -352,14 +362,18 @@ def test_4bit_trains_as_its_dequantised_twin_even_after_an_evaluation(
     for name, module in quantized.named_modules():
         if type(module).__name__ == "Linear4bit":
             weight: Any = module.weight
+            assert weight.quant_state.quant_type == "nf4" and weight.quant_state.nested, "scales in 8 bits"
             twin.get_submodule(name).weight.data = functional.dequantize_4bit(weight.data, weight.quant_state).float()
     reference = ForetellForConditionalGeneration(config, model.encoder, twin)
     reference.bridge.load_state_dict(model.bridge.state_dict())
+    for one in (model, reference):
+        torch.manual_seed(1)
+        randomise_lora(add_lora(one, rank=4))
     inputs = chat(processor, "Will it fall?")
-    expected = bridge_gradient(reference.train(), inputs)
+    expected = gradients(reference.train(), inputs)
     for _ in range(2):
-        gradient = bridge_gradient(model.train(), inputs)
-        assert float((gradient - expected).norm() / expected.norm()) < 1e-2
+        for part, gradient in gradients(model.train(), inputs).items():
+            assert float((gradient - expected[part]).norm() / expected[part].norm()) < 1e-2, part
         model.eval().generate(**inputs, max_new_tokens=2, do_sample=False)
 
 
