@@ -52,6 +52,7 @@ FourBit = Annotated[bool, typer.Option("--load-in-4bit", help="Language model in
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field; repeatable.")]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder that `foretell worlds` wrote.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for checkpoints, logs and the result.")]
+Track = Annotated[str, typer.Option(metavar="NAME", help="Metrics also go there: tensorboard, wandb, trackio or none.")]
 Encoder = Annotated[
     str | None, typer.Option(metavar="DIR|HUB_ID", help="A V-JEPA 2 encoder; left out: the embedded one.")
 ]
@@ -209,6 +210,7 @@ def pretrain(
         Path | None, typer.Option(metavar="DIR", help="Encoder that objective=salt learns from.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in --out.")] = True,
+    track: Track = "tensorboard",
     as_json: Json = False,
 ) -> None:
     """Pretrain system 1, encoder and predictor, on video without labels."""
@@ -218,7 +220,7 @@ def pretrain(
 
     chosen = _recipe(ENCODERS, recipe, settings)
     clips = load_clips(data).root / "frames.npy" if data.is_dir() else data
-    encoder = room.run(clips, out, chosen, resume, init, teacher=teacher)
+    encoder = room.run(clips, out, chosen, resume, init, teacher=teacher, track=track)
     _tell({"encoder": str(encoder), "recipe": asdict(chosen)}, f"encoder and predictor: {encoder}", as_json)
 
 
@@ -262,6 +264,7 @@ def train(
         str, typer.Option(metavar="NAME", help="With --plan: cpu2, a100x8, h100x8 or 2xh100x8.")
     ] = "cpu2",
     shard: Annotated[bool, typer.Option("--shard", help="Several ranks share the weights, not only the work.")] = False,
+    track: Track = "tensorboard",
     as_json: Json = False,
 ) -> None:
     """Train a bridge and a LoRA on frozen features. Run again, it goes on from the newest checkpoint in --out, also on
@@ -290,7 +293,7 @@ def train(
 
     model = fit.run(
         sources, val, encoder or NANO / "encoder", out, chosen, llm or None, features, init=init, max_bad=max_bad,
-        sharded=shard,
+        sharded=shard, track=track,
     )  # fmt: skip
     aside = fit.told(model).get("set_aside", 0)
     told = f"model: {model}; ask it with `foretell ask VIDEO QUESTION --model {model}`"

@@ -1,14 +1,13 @@
 """How results are written down: where they came from, rounded, whole or not at all."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from ..train.provenance import commit, machine
 
 Row = dict[str, Any]
 
@@ -17,27 +16,6 @@ def provenance(command: str) -> dict[str, Any]:
     """What made a result: command, commit, date, machine."""
     today = datetime.now(UTC).date().isoformat()
     return {"command": command, "commit": commit(), "date": today, "machine": machine()}
-
-
-def commit() -> str:
-    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" outside of a repository."""
-    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.stdout.strip()
-
-
-def machine() -> str:
-    """What figures and speed may depend on, and nothing that names the machine."""
-    import torch
-
-    from ..reasoner.llm import native_dtype
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-    dtype = str(native_dtype()).removeprefix("torch.")
-    return f"{os.cpu_count()} cores, {platform.machine()}, {device}, {dtype}, torch {torch.__version__}"
 
 
 def digest(path: Path) -> str:

@@ -27,9 +27,9 @@ COMMANDS = {
     "surprise": "VIDEO --model --until --context --window --save-plot --json",
     "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
     "features": "DATA --encoder --out --mirror --json",
-    "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --json",
+    "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --track --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "
-    "--cluster --shard --json",
+    "--cluster --shard --track --json",
     "export": "MODEL --out --merge --push --results --llm --json",
     "eval exam": "DATA --out --model --train --control --limit --per-clip --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
@@ -354,12 +354,14 @@ def test_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "--init",
         "e",
         "--shard",
+        "--track",
+        "none",
         "--json",
     ]
     assert main(asked) == 0
     sources, options = (
         [Source(Path("a")), Source(Path("b.json"), 0.5)],
-        {"init": Path("e"), "max_bad": 0.05, "sharded": True},
+        {"init": Path("e"), "max_bad": 0.05, "sharded": True, "track": "none"},
     )
     assert given == [sources, Path("b"), "d", Path("c"), replace(tiny(), seed=4), None, None, options]
     told = json.loads(capsys.readouterr().out)

@@ -130,6 +130,20 @@ def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pyte
     assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.03)
 
 
+def test_the_log_holds_speed_beside_loss(lab: Path, model: Path) -> None:
+    def rows(stage: str) -> list[dict[str, float]]:
+        return [json.loads(row) for row in (lab / "run" / stage / "metrics.jsonl").read_text().splitlines()]
+
+    rates = {"flops", "seconds", "gemm_share", "peak_bytes"}
+    assert rates <= rows("warm")[0].keys() and "tokens" not in rows("warm")[0]
+    first, last = rows("tune")
+    assert rates | {"tokens", "tokens_per_second", "loss", "lr"} <= last.keys()
+    assert 0 < first["flops"] < last["flops"] and 0 < first["tokens"] < last["tokens"]
+    assert json.loads((lab / "run" / "tune" / "recipe.json").read_text())["width"] == 32
+    facts = json.loads((model / "training.json").read_text())
+    assert facts["flops"]["tune"] == last["flops"]
+
+
 def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = VJEPA2World.from_pretrained(lab / "encoder")
     split = Split.open(lab / "data", world, lab / "features")

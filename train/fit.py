@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,13 @@ from . import checkpoint
 from .checks import calibrate, check_answers, check_words
 from .data import Row, Split
 from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, fact_counts, slot_words, word_loss
+from .flops import Operations, gemm_peak
 from .learner import ranked, refuse_nonfinite, share, train_dtype
+from .monitor import Log, Spent, check_tracker, progress_bar
 from .pairs import Quarantine, Source, is_worlds
-from .pretrain import Log, differences, machine, plain, prefetched, progress_bar
-from .recipes import TRAINABLE, FitRecipe, Stage
+from .pretrain import differences, prefetched
+from .provenance import machine
+from .recipes import TRAINABLE, FitRecipe, Stage, plain
 from .shard import opened, put, shard, whole
 
 Batch = dict[str, Any]
@@ -208,6 +211,11 @@ def in_rows(each: list[Pack]) -> tuple[list[Pack], list[int]]:
     return packs, [place for places in shared for place in places]
 
 
+def tokens_of(batch: Batch) -> int:
+    """Tokens that the language model reads, padding left out."""
+    return sum(len(one.ids) for one in batch.get("packs", ()))
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
@@ -286,7 +294,9 @@ class Run:
     out: Path
     recipe: FitRecipe
     accelerator: Accelerator
-    seconds: dict[str, float] = field(default_factory=dict)  # what each stage took, over all resumes
+    peak: float  # operations a second that matrix products reach, over all ranks
+    track: str = "tensorboard"
+    spent: dict[str, Spent] = field(default_factory=dict)  # by each stage
 
     def stage(self, name: str) -> None:
         """Train one stage from its newest checkpoint, or from where the stage before ended."""
@@ -297,19 +307,26 @@ class Run:
         start = self._resume(name, folder, optimizer, schedule)
         if start == stage.steps:
             return
-        began = time.monotonic() - self.seconds[name]
-        prompts = Prompts(self.processor)
+        spent, prompts = self.spent[name], Prompts(self.processor)
+        began = time.monotonic() - spent.seconds
         drawn = prefetched(lambda step: self._draw(step, stage, prompts), start, stage.steps)
         self.trainee.train()
-        with progress_bar(shown=main) as bar, closing(Log(folder, start)) if main else nullcontext() as log:
-            task = bar.add_task(name, total=stage.steps, completed=start)
+        with progress_bar(shown=main) as bar, self._log(folder, start) as log:
+            task = bar.add_task(name, total=stage.steps, completed=start, speed="")
             for step, (batch, parts) in drawn:
-                values = self._step(optimizer, step, batch, parts, stage)
+                stepped = time.monotonic()
+                values = self._step(optimizer, step, batch, parts, stage, spent)
                 schedule.step()
+                spent.learning += time.monotonic() - stepped
+                spent.seconds = time.monotonic() - began
                 label = f"{name} loss {values['loss']:.3f}" if values else None
-                bar.update(task, completed=step + 1, description=label)
-                self.seconds[name] = time.monotonic() - began
+                bar.update(task, completed=step + 1, description=label, speed=spent.speed(self.peak))
                 self._after(step + 1, name, folder, optimizer, schedule, values, log)
+
+    def _log(self, folder: Path, start: int) -> AbstractContextManager[Log | None]:
+        """What this stage writes down; of several ranks the first does."""
+        main = self.accelerator.is_main_process
+        return closing(Log(folder, start, self.recipe, self.track)) if main else nullcontext()
 
     def _draw(self, step: int, stage: Stage, prompts: Prompts) -> tuple[Draw, list[Batch]]:
         """The batch of a step, and the parts of it that this rank computes; none where too much was set aside."""
@@ -325,15 +342,27 @@ class Run:
         return [slice(rank + ranks * part, None, ranks * accumulate) for part in range(accumulate)]
 
     def _step(
-        self, optimizer: torch.optim.Optimizer, step: int, drawn: Draw, batches: list[Batch], stage: Stage
+        self,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        drawn: Draw,
+        batches: list[Batch],
+        stage: Stage,
+        spent: Spent,
     ) -> dict[str, float]:
-        """Learn from one batch; returns the loss, its parts and the norm of the gradient, the same on every rank."""
+        """Learn from one batch; returns the loss, its parts and the norm of the gradient, the same on every rank.
+
+        Counting operations takes time, so it is done in one step of `log_every`, for all of them.
+        """
         if not batches:
             return {}
-        told = [self._learn(batch, stage, last=batch is batches[-1]) for batch in batches]
+        with Operations() if step % self.recipe.log_every == 0 else nullcontext() as counter:
+            told = [self._learn(batch, stage, last=batch is batches[-1]) for batch in batches]
         learned = [p for p in self.trainee.parameters() if p.requires_grad]
         sums = {name: sum(values[name] for values in told) for name in told[0]}
+        sums |= {"tokens": sum(map(tokens_of, batches)), "flops": 0 if counter is None else counter.flops}
         values = share([] if isinstance(self.trainee, FSDPModule) else learned, sums)
+        spent.add(len(drawn.asked) + len(drawn.extra), round(values.pop("tokens")), round(values.pop("flops")))
         values["grad_norm"] = float(whole(nn.utils.clip_grad_norm_(learned, self.recipe.clip_grad)))
         refuse_nonfinite(step, values, lambda: self._suspects(drawn, told))
         optimizer.step()
@@ -374,7 +403,8 @@ class Run:
         last = done == stage.steps
         seen = self._check(stage) if done % self.recipe.check_every == 0 or last else {}
         if log is not None and (seen or done % self.recipe.log_every == 0):
-            log.write(done, values | seen | {"lr": schedule.get_last_lr()[0]})
+            rates = self.spent[name].rates(self.peak)
+            log.write(done, values | seen | {"lr": schedule.get_last_lr()[0]} | rates)
         if done % self.recipe.save_every == 0 or last:
             self._save(done, name, folder, optimizer, schedule)
 
@@ -395,13 +425,13 @@ class Run:
         tensors = weights_of(self.trainee, name) | checkpoint.prefixed("optimizer", packed)
         tensors |= checkpoint.prefixed("rng", rng)
         state: dict[str, Any] = {"optimizer": optimizer_state, "rng": rng_state, "schedule": plain_schedule(schedule)}
-        state |= {"recipe": plain(self.recipe), "seconds": self.seconds[name]}
+        state |= {"recipe": plain(self.recipe), "spent": asdict(self.spent[name])}
         if self.accelerator.is_main_process:
             checkpoint.save(folder / "checkpoints", done, tensors, state)
 
     def _resume(self, name: str, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
         saved = checkpoint.latest(folder / "checkpoints")
-        self.seconds[name] = 0.0 if saved is None else float(saved.state.get("seconds", 0.0))
+        self.spent[name] = Spent()
         if saved is None:
             return 0
         known = plain(FitRecipe()) | saved.state["recipe"]  # a field that came later had its default
@@ -409,6 +439,8 @@ class Run:
             raise ValueError(
                 f"{folder} holds a run of another recipe ({changes}): keep it, or train into another folder"
             )
+        before = {"seconds": saved.state.get("seconds", 0.0)}  # of runs begun before all of it was kept
+        self.spent[name] = Spent(**saved.state.get("spent", before))
         load_weights(self.trainee, name, saved.tensors)
         if saved.step == self.recipe.stages[name].steps:
             return saved.step
@@ -535,6 +567,7 @@ def run(
     init: Path | None = None,
     max_bad: float = 0.05,
     sharded: bool = False,
+    track: str = "tensorboard",
 ) -> Path:
     """Train a bridge and a LoRA; returns `out/model`, a folder that `ask --model` takes.
 
@@ -543,9 +576,11 @@ def run(
     folder whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not
     fit is told on stderr. max_bad: the share of a set's samples that may be set aside, into out/quarantine.jsonl.
     Resumes by itself. Under `accelerate launch` the ranks share each batch, to the losses of one process but for
-    rounding; sharded: they share the weights, too. A run may go on with other ranks than it began. Raises ValueError
-    for data or a folder that does not fit, FloatingPointError at the first non-finite loss.
+    rounding; sharded: they share the weights, too. A run may go on with other ranks than it began. track: one of
+    monitor.TRACKERS. Raises ValueError for data or a folder that does not fit or a tracker that is missing,
+    FloatingPointError at the first non-finite loss.
     """
+    check_tracker(track)
     accelerator = ranked()
     check_shares(recipe, accelerator.num_processes)
     world, folder = VJEPA2World.from_pretrained(encoder, rate=recipe.rate or None), features or out / "features"
@@ -562,7 +597,8 @@ def run(
         shard(trainee, trainee.model.language_model, trainee.model.encoder, accelerator, train_dtype())
     else:
         trainee.to(accelerator.device)
-    job = Run(trainee, processor, train, held_out, out, recipe, accelerator)
+    peak = accelerator.num_processes * gemm_peak(train_dtype(), accelerator.device)
+    job = Run(trainee, processor, train, held_out, out, recipe, accelerator, peak, track)
     for name in teachable(recipe, stages or tuple(recipe.stages), train):
         job.stage(name)
     weights = weights_of(trainee, "tune")
@@ -625,6 +661,7 @@ def report(job: Run, before: dict[str, Any]) -> None:
         "train_clips": len({video for video, key in zip(job.train.videos, job.train.keys, strict=True) if key}),
         "machine": machine(),
         "recipe": asdict(job.recipe),
-        "wall_seconds": {name: round(seconds) for name, seconds in job.seconds.items()},
+        "wall_seconds": {name: round(spent.seconds) for name, spent in job.spent.items()},
+        "flops": {name: spent.flops for name, spent in job.spent.items()},
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -1,4 +1,5 @@
-"""What a pretraining step costs: floating-point operations on the tokens that are kept, counted from the modules.
+"""What a training step costs in floating-point operations: of pretraining counted from the modules, on the tokens that
+are kept; of any other as they run.
 
 Matrix products only, two operations a multiply-add; all else is below 2% of them. A trained product counts three times
 (forward, and backward to its input and its weight), a teacher's once.
@@ -11,8 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import flop_counter
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import VideoMAEForPreTraining, VJEPA2Model
 
 from ..perception.encoder import Eyes, grid_of
@@ -21,11 +23,34 @@ from .masks import Mask
 from .objectives import STRIDE, Student
 from .recipes import PretrainRecipe
 
-FORMULAS: dict[Any, Callable[..., int]] = flop_counter.flop_registry | {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_counter.sdpa_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_counter.sdpa_backward_flop,
+
+def packed_product(rows: Tensor, packed: Tensor, shape: list[int], *_: Any, **__: Any) -> int:
+    """rows [..., in] times 4-bit weights of shape [out, in]."""
+    return 2 * rows.numel() * shape[0]
+
+
+FORMULAS: dict[str, Callable[..., int]] = {
+    **{str(operation): formula for operation, formula in flop_counter.flop_registry.items()},
+    "aten._scaled_dot_product_flash_attention_for_cpu": flop_counter.sdpa_flop,
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward": flop_counter.sdpa_backward_flop,
+    "bitsandbytes.gemm_4bit": packed_product,
 }
-"""torch's own count of each operation that FlopCounterMode knows, and of the attention that CPUs use."""
+"""torch's own count of each operation that FlopCounterMode knows, of the attention that CPUs use, and of 4-bit layers.
+By name, since bitsandbytes registers its operations when it is imported."""
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run inside it, those of backward and what is computed again included."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := FORMULAS.get(str(func.overloadpacket)):
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def linear(module: nn.Module, tokens: int) -> int:

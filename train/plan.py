@@ -23,7 +23,6 @@ from bitsandbytes.nn.modules import Linear4bit
 from rich.console import Group
 from rich.table import Column, Table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, VJEPA2Model
 from transformers.initialization import no_init_weights
@@ -34,7 +33,7 @@ from ..reasoner.llm import four_bit, keep_trainable
 from ..reasoner.processing import collate, pack
 from .facts import MEASURES
 from .fit import TOGETHER, Batch, Trainee, assemble, compute, in_rows, trained
-from .flops import FORMULAS, watching
+from .flops import Operations, watching
 from .recipes import FitRecipe, Stage
 from .shapes import encoder_shape, language_shape
 from .worlds.scene import COLOURS
@@ -204,14 +203,6 @@ def stand_in(trainee: Trainee, recipe: FitRecipe, stage: Stage, ranks: int, devi
     return batch
 
 
-def packed_product(rows: Tensor, packed: Tensor, shape: list[int], *_: Any, **__: Any) -> int:
-    """rows [..., in] times 4-bit weights of shape [out, in]."""
-    return 2 * rows.numel() * shape[0]
-
-
-COSTS = FORMULAS | {torch.ops.bitsandbytes.gemm_4bit: packed_product}
-
-
 def fused(
     query: Tensor,
     key: Tensor,
@@ -233,7 +224,7 @@ def fused(
     return mixed
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(Operations):
     """Bytes that are held while operations run, by kind, and the operations themselves.
 
     worst: bytes by kind at the moment when most were held in all; front: (fixed, growing) bytes of each moment that no
@@ -242,12 +233,11 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, vocabulary: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.vocabulary = vocabulary
         self.held: Counter[str] = Counter()
         self.worst: dict[str, int] = {}
         self.front: list[tuple[int, int]] = []
-        self.flops = 0
         self.known: dict[int, tuple[str, weakref.ref[Any]]] = {}  # storages by their address
 
     def hold(self, kind: str, tensors: Iterable[Tensor]) -> None:
@@ -275,9 +265,7 @@ class Ledger(TorchDispatchMode):
         self.held[kind] -= count
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if formula := COSTS.get(func.overloadpacket):
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         for tensor in [out] if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedConfig, VJEPA2Model
 
 from ..perception.encoder import (
@@ -53,7 +48,9 @@ from .learner import (
     train_dtype,
 )
 from .masks import Mask
-from .recipes import PretrainRecipe
+from .monitor import Log, Spent, check_tracker, progress_bar
+from .provenance import machine
+from .recipes import PretrainRecipe, plain
 
 T = TypeVar("T")
 Rows = NDArray[np.int64]
@@ -171,28 +168,6 @@ def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[tupl
             yield step, ready
 
 
-@dataclass
-class Spent:
-    """What a run has used so far, over all resumes: operations (step_flops), seconds in steps, seconds in all."""
-
-    flops: int = 0
-    learning: float = 0.0
-    seconds: float = 0.0
-
-    def rates(self, peak: float) -> dict[str, float]:
-        """For the log, with the share that steps reached of `peak` operations a second, and the most memory held."""
-        share = self.flops / self.learning / peak if self.learning else 0.0
-        return {"flops": float(self.flops), "seconds": self.seconds, "gemm_share": share, "peak_bytes": peak_bytes()}
-
-
-def peak_bytes() -> float:
-    """The most memory this process has held: on the accelerator where there is one."""
-    if train_device().type == "cuda":
-        return float(torch.cuda.max_memory_allocated())
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(held if sys.platform == "darwin" else 1024 * held)
-
-
 def save_learner(folder: Path, step: int, learner: Learner, alarm: Alarm, spent: Spent) -> None:
     """One checkpoint of everything that resuming needs."""
     optimizer, optimizer_state = checkpoint.pack_optimizer(learner.optimizer)
@@ -306,28 +281,6 @@ def due(done: int, every: int, recipe: PretrainRecipe) -> bool:
     return done % every == 0 or done == recipe.steps
 
 
-class Log:
-    """Metrics of a run, to TensorBoard and to `metrics.jsonl`; a resumed run forgets what it will do again."""
-
-    def __init__(self, out: Path, start: int) -> None:
-        self.path = out / "metrics.jsonl"
-        rows = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= start]
-        draft = self.path.with_suffix(".draft")  # killed here, it forgets nothing
-        draft.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-        draft.replace(self.path)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.board.close()
-
-
 def export(learner: Learner, folder: Path) -> Path:
     """Write an ordinary transformers folder: the encoder that is kept, with the student's predictor if it has one."""
     model = deepcopy(learner.encoder)
@@ -354,33 +307,19 @@ def record(folder: Path, clips: int, recipe: PretrainRecipe, steps: int, spent: 
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def machine() -> str:
-    """What this training runs on, in words."""
-    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
-    return f"{kind}, {str(train_dtype()).removeprefix('torch.')}"
-
-
-def plain(recipe: Any) -> dict[str, Any]:
-    """A recipe as it reads back from JSON."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
-    return values
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What a recipe changed, in words; empty where nothing did."""
     return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
 
 
 def begin(out: Path, learner: Learner, alarm: Alarm, resume: bool) -> tuple[int, Spent]:
-    """The step to start from, and what was spent until then: the newest checkpoint's; writes the recipe beside."""
+    """The step to start from, and what was spent until then: the newest checkpoint's."""
     recipe = alarm.recipe
     saved = checkpoint.latest(out / "checkpoints")
     if saved is not None and not resume:
         raise ValueError(f"{out} holds a run at step {saved.step}: resume it, or pretrain into another folder")
     if saved is not None and (changes := differences(saved.state["recipe"], plain(recipe))):
         raise ValueError(f"{out} holds a run of another recipe ({changes}): keep it, or pretrain into another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(plain(recipe), indent=2) + "\n", encoding="utf-8")
     if saved is None:
         return 0, Spent()
     load_learner(saved, learner)
@@ -411,17 +350,6 @@ def rolled_back(out: Path, learner: Learner) -> str:
     return f"{encoder} is the encoder of step {saved.step}, from before: go on from it in another folder with --init"
 
 
-def progress_bar(shown: bool = True) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, disable=not shown)
-
-
 def run(
     data: Path,
     out: Path,
@@ -430,17 +358,19 @@ def run(
     init: Path | None = None,
     probe_labels: Path | None = None,
     teacher: Path | None = None,
+    track: str = "tensorboard",
 ) -> Path:
     """Pretrain on `data`, a .npy of clips uint8 [N, F, S, S, 3]; returns the encoder's folder, `out/encoder`.
 
     `teacher`: the encoder folder that salt learns from. `probe_labels`: .npy of float [N, K], NaN where unknown, read
-    from features for the log alone. The run's checkpoints lie in `out/checkpoints`; with `resume` it goes on from the
-    newest, to the same losses bit for bit in fp32. Under `accelerate launch` the ranks share each batch; losses are
-    those of one process but for rounding. A run that collapses or leaps is stopped (alarm.py) and its last healthy
-    encoder exported.
-    Raises ValueError for data or a folder that do not fit the recipe, Unhealthy for such a run, FloatingPointError at
-    the first non-finite loss.
+    from features for the log alone. `track`: one of monitor.TRACKERS. The run's checkpoints lie in `out/checkpoints`;
+    with `resume` it goes on from the newest, to the same losses bit for bit in fp32. Under `accelerate launch` the
+    ranks share each batch; losses are those of one process but for rounding. A run that collapses or leaps is stopped
+    (alarm.py) and its last healthy encoder exported.
+    Raises ValueError for data or a folder that do not fit the recipe or a tracker that is missing, Unhealthy for such a
+    run, FloatingPointError at the first non-finite loss.
     """
+    check_tracker(track)
     accelerator = ranked()
     rank, count, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if recipe.batch % count:
@@ -457,26 +387,27 @@ def run(
     start, spent = begin(out, learner, alarm, resume)
     if start == 0:
         examine(alarm, 0, learner, watch.frames[:LOOKED_AT])
-    peak, began = gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
+    peak, began = count * gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
     rows = chosen(split.train, recipe)
     batches = prefetched(lambda step: part(draw(step, clips, rows, config, recipe), rank, count), start, recipe.steps)
-    with progress_bar(shown=main) as bar, closing(Log(out, start)) if main else nullcontext() as log:
-        task = bar.add_task("pretrain", total=recipe.steps, completed=start)
+    with progress_bar(shown=main) as bar, closing(Log(out, start, recipe, track)) if main else nullcontext() as log:
+        task = bar.add_task("pretrain", total=recipe.steps, completed=start, speed="")
         try:
             for step, (pixels, mask) in batches:
                 stepped, shown = time.monotonic(), partial(draw_rows, generator(step, recipe), rows, recipe)
                 values, done = learn(learner, step, pixels, mask, recipe, shown), step + 1
                 spent.flops += count * step_flops(learner.student, mask, recipe)
                 spent.learning += time.monotonic() - stepped
-                spent.seconds = time.monotonic() - began
+                spent.seconds, spent.clips = time.monotonic() - began, done * recipe.batch
                 listen(alarm, done, values["loss"], learner, watch.frames[:LOOKED_AT])
                 if log is not None and (seen := watch.look(done, learner)):
-                    log.write(done, values | seen | {"clips": float(done * recipe.batch)} | spent.rates(count * peak))
+                    log.write(done, values | seen | {"clips": float(spent.clips)} | spent.rates(peak))
                 if main and done in recipe.snapshots:
                     record(export(learner, snapshot(out, done)), len(rows), recipe, done, spent)
                 if main and due(done, recipe.save_every, recipe):
                     save_learner(out / "checkpoints", done, learner, alarm, spent)
-                bar.update(task, completed=done, description=f"loss {values['loss']:.3f}")
+                label = f"loss {values['loss']:.3f}"
+                bar.update(task, completed=done, description=label, speed=spent.speed(peak))
         except ArithmeticError as error:
             raise type(error)(f"{error}; {rolled_back(out, learner)}") if main else error from None
     if main:

@@ -1,6 +1,8 @@
 """Recipes are functions that return frozen dataclasses; a bigger one is `replace(nano(), ...)`."""
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 TRAINABLE: dict[str, tuple[str, ...]] = {
     "warm": ("bridge", "heads"),
@@ -241,3 +243,9 @@ def tiny_encoder() -> PretrainRecipe:
 
 ENCODERS = {"nano": nano_encoder, "tiny": tiny_encoder}
 """Pretraining recipes by name, as RECIPES are those of the bridge."""
+
+
+def plain(recipe: Any) -> dict[str, Any]:
+    """A recipe as it reads back from JSON."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return values

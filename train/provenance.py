@@ -1,0 +1,57 @@
+"""Where a run or a figure came from: the code's commit, the machine, the packages. Nothing here names the machine."""
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy")
+ARITHMETIC = re.compile(r"avx\w*|amx\w*|fma|asimd\w*|bf16|sve\w*")
+"""CPU flags that decide how fast matrices are multiplied, and in which order sums are taken."""
+
+
+def commit() -> str:
+    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" outside of a repository."""
+    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
+def machine() -> str:
+    """What figures and speed may depend on, in a line."""
+    import torch
+
+    from ..reasoner.llm import native_dtype
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    dtype = str(native_dtype()).removeprefix("torch.")
+    return f"{os.cpu_count()} cores, {platform.machine()}, {device}, {dtype}, torch {torch.__version__}"
+
+
+def environment() -> dict[str, Any]:
+    """Everything around the code that a run may depend on."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_flags": cpu_flags(),
+        "gpus": [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())],
+    }
+
+
+def cpu_flags() -> list[str]:
+    """The first core's flags that concern arithmetic; none where the system does not tell them as Linux does."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return [flag for flag in flags.split() if ARITHMETIC.fullmatch(flag)]
