@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from foretell.perception.encoder import VJEPA2World
 from foretell.reasoner.answer import Foretell
+from foretell.reasoner.model import save_parts
 from foretell.reasoner.processing import ForetellProcessor, Pack
 from foretell.train import fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
@@ -28,6 +31,7 @@ from foretell.train.facts import (
     word_weights,
     words_of,
 )
+from foretell.train.flops import Operations
 from foretell.train.recipes import FitRecipe, Stage, tiny
 from foretell.train.worlds.questions import family
 from foretell.train.worlds.scene import COLOURS
@@ -123,11 +127,52 @@ def test_losses_do_not_depend_on_the_live_type_much(lab: Path, monkeypatch: pyte
         fit.trained(trainee, "tune")
         stage = tiny().stages["tune"]
         batch = first_batch(split, stage, processor)
-        loss = fit.compute(trainee, batch, stage)["loss"]
-        loss.backward()
+        loss = fit.gradients(trainee, batch, stage)["loss"]
         assert {p.grad.dtype for p in trainee.parameters() if p.grad is not None} == {torch.float32}
         found[dtype] = loss.item()
     assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpointing_changes_no_loss_and_no_gradient(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Nor does counting operations."""
+    monkeypatch.setattr(fit, "train_dtype", lambda: dtype)
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    split = Split.open(lab / "data", world, lab / "features")
+    stage, losses, grads = tiny().stages["tune"], [], []
+    for checkpointing in (False, True):
+        trainee, processor = fit.build(replace(tiny(), checkpointing=checkpointing), world, str(lab / "llm"))
+        learned = [p for part in fit.trained(trainee, "tune").values() for p in part if p.numel()]
+        torch.manual_seed(1)
+        for name, parameter in trainee.named_parameters():
+            if "lora_B" in name:  # zero, so that nothing would reach A
+                nn.init.normal_(parameter, std=0.1)
+        with Operations() if checkpointing else nullcontext():
+            losses.append(fit.gradients(trainee.train(), first_batch(split, stage, processor), stage))
+        grads.append([p.grad for p in learned])
+    assert losses[0].keys() == losses[1].keys()
+    for one, other in zip([*losses[0].values(), *grads[0]], [*losses[1].values(), *grads[1]], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_dora_trains_lengths_too_and_goes_on_from_them(lab: Path, tmp_path: Path) -> None:
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    split = Split.open(lab / "data", world, lab / "features")
+    recipe = replace(tiny(), dora=True, rslora=True)
+    trainee, processor = fit.build(recipe, world, str(lab / "llm"))
+    stage, lora = recipe.stages["tune"], fit.trained(trainee, "tune")["lora"]
+    fit.gradients(trainee.train(), first_batch(split, stage, processor), stage)
+    lengths = [p for p in lora if p.ndim == 1]
+    assert len(lengths) == 2 * 7 and all(p.grad is not None and p.grad.any() for p in lengths)
+    fit.optimizer_of(fit.trained(trainee, "tune"), stage).step()
+    save_parts(trainee.model, tmp_path)
+    twin, _ = fit.build(recipe, world, str(lab / "llm"))
+    assert fit.start_from(twin.model, tmp_path) == []
+    assert all(torch.equal(a, b) for a, b in zip(lora, fit.trained(twin, "tune")["lora"], strict=True))
+    plain, _ = fit.build(tiny(), world, str(lab / "llm"))
+    assert fit.start_from(plain.model, tmp_path) == ["lora"]
 
 
 def test_the_log_holds_speed_beside_loss(lab: Path, model: Path) -> None:
@@ -155,7 +200,7 @@ def test_clips_that_share_a_row_have_the_losses_they_have_alone(lab: Path, monke
         monkeypatch.setattr(fit, "TOGETHER", together)
         batch = first_batch(split, stage, processor)
         assert len(batch["input_ids"]) == -(-5 // together)
-        found[together] = fit.compute(trainee, batch, stage)["answers"].item()
+        found[together] = fit.gradients(trainee, batch, stage)["answers"].item()
     assert found[2] == pytest.approx(found[1], rel=1e-5) and found[5] == pytest.approx(found[1], rel=1e-5)
 
 

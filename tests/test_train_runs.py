@@ -50,13 +50,14 @@ def assert_same_losses(out: Path, alone: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "sharded", "accumulate"), [(1, False, 3), (2, False, 2), (4, False, 1), (2, True, 2), (4, True, 1)]
+    ("ranks", "sharded", "accumulate", "checkpointing"),
+    [(1, False, 3, True), (2, False, 2, True), (4, False, 1, False), (2, True, 2, False), (4, True, 1, True)],
 )
-def test_ranks_shards_and_accumulation_change_no_loss(
-    lab: Path, order: Order, alone: Path, ranks: int, sharded: bool, accumulate: int
+def test_ranks_shards_accumulation_and_checkpointing_change_no_loss(
+    lab: Path, order: Order, alone: Path, ranks: int, sharded: bool, accumulate: int, checkpointing: bool
 ) -> None:
     out = lab / f"{ranks}-{sharded}-{accumulate}"
-    settings = {**RECIPE["settings"], "accumulate": accumulate}
+    settings = {**RECIPE["settings"], "accumulate": accumulate, "checkpointing": checkpointing}
     assert order(out, ranks=ranks, sharded=sharded, stages=RECIPE["stages"], settings=settings) == [0] * ranks
     assert_same_losses(out, alone)
 

@@ -267,20 +267,35 @@ def load_weights(trainee: Trainee, stage: str, tensors: dict[str, Tensor]) -> No
         put(trainee.model.language_model, checkpoint.under("lora", tensors), strict=False)
 
 
-def compute(module: nn.Module, batch: Batch, stage: Stage, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The module's losses, computed in dtype (None: `train_dtype`); gradients reach the fp32 parameters that the
-    optimizer holds.
+class Lesson(nn.Module):
+    """Forward and backward of a trainee in one call: what backward computes again sees the weights that forward saw."""
+
+    def __init__(self, trainee: nn.Module) -> None:
+        super().__init__()
+        self.trainee = trainee
+
+    def forward(self, batch: Batch, stage: Stage, scale: float) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = self.trainee(batch, stage)
+        (parts["loss"] * scale).backward()
+        return {name: part.detach() for name, part in parts.items()}
+
+
+def gradients(
+    trainee: nn.Module, batch: Batch, stage: Stage, dtype: torch.dtype | None = None, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """The losses of a batch, computed in dtype (None: `train_dtype`); leaves their gradients, times `scale`, on the
+    fp32 parameters that the optimizer holds.
 
     Each parameter is rounded once a step. autocast would round them in every operation, at twice the time. A sharded
-    module does so itself, while it gathers its weights.
+    trainee does so itself, while it gathers its weights. The encoder's are left out: its features were computed before.
     """
-    dtype = dtype or train_dtype()
-    if isinstance(module, FSDPModule):
-        parts: dict[str, Tensor] = module(batch, stage)
-    else:
-        live = {name: p.to(dtype) for name, p in module.named_parameters() if p.dtype == torch.float32}
-        parts = functional_call(module, live, (batch, stage))
-    return parts
+    dtype, lesson = dtype or train_dtype(), Lesson(trainee)
+    rounded: dict[str, Tensor] = {}
+    if not isinstance(trainee, FSDPModule):
+        wanted = (named for named in lesson.named_parameters() if not named[0].startswith("trainee.model.encoder."))
+        rounded = {name: p.to(dtype) for name, p in wanted if p.dtype == torch.float32}
+    losses: dict[str, Tensor] = functional_call(lesson, rounded, (batch, stage, scale))
+    return losses
 
 
 @dataclass
@@ -375,9 +390,8 @@ class Run:
         if isinstance(self.trainee, FSDPModule):
             self.trainee.set_requires_gradient_sync(last)
             scale = self.accelerator.num_processes
-        parts = compute(self.trainee, to_device(batch, self.accelerator.device), stage)
-        (parts["loss"] * scale).backward()
-        return {name: float(part.detach()) for name, part in parts.items()}
+        parts = gradients(self.trainee, to_device(batch, self.accelerator.device), stage, scale=scale)
+        return {name: float(part) for name, part in parts.items()}
 
     def _suspects(self, drawn: Draw, told: list[dict[str, float]]) -> list[str]:
         """The clips of those parts, of all ranks, whose own losses are not finite; all clips where none is alone."""
@@ -460,7 +474,8 @@ def plain_schedule(schedule: Any) -> dict[str, Any]:
 
 def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """The part of a recipe that decides one stage; what only later stages use, or memory, may be changed after it."""
-    free = ("accumulate",) if "lora" in TRAINABLE[stage] else ("accumulate", "lora_rank", "lora_alpha")
+    free = {"accumulate", "checkpointing"}
+    free |= set() if "lora" in TRAINABLE[stage] else {"lora_rank", "lora_alpha", "rslora", "dora"}
     return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in free}
 
 
@@ -504,7 +519,10 @@ def assemble(
     model = ForetellForConditionalGeneration(config, encoder.model, language_model)
     nn.Module.to(language_model, dtype)  # frozen; the LoRA on it stays in fp32
     if recipe.lora_rank:
-        add_lora(model, recipe.lora_rank, recipe.lora_alpha)
+        add_lora(model, recipe.lora_rank, recipe.lora_alpha, rslora=recipe.rslora, dora=recipe.dora)
+    if recipe.checkpointing:
+        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language_model.disable_input_require_grads()  # reentrant checkpoints alone need it
     return Trainee(model, FactHeads(recipe.width, recipe.heads))
 
 
@@ -528,7 +546,8 @@ def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[st
     model.bridge.load_state_dict(kept, strict=False)
     known, saved = model.language_model.state_dict(), load_file(lora) if lora.is_file() else {}
     updates = {f"{name.removesuffix('.weight')}.default.weight": t for name, t in saved.items()}
-    fits = bool(updates) and all(name in known and known[name].shape == t.shape for name, t in updates.items())
+    shapes = {name: t.shape for name, t in known.items() if "lora_" in name}
+    fits = bool(updates) and {name: t.shape for name, t in updates.items()} == shapes
     if fits:
         model.language_model.load_state_dict(updates, strict=False)
     fresh = ["bridge"] if alone else sorted(mine.keys() - kept.keys())

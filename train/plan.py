@@ -1,10 +1,9 @@
 """What a training would take, before anything is loaded: parameters, memory a rank, operations and time a step.
 
 A recipe's model is built on the meta device by the code that trains it, and one step of every stage is rehearsed there:
-shapes flow through `fit.compute` and its backward, nothing is computed, and a ledger keeps what would be held. Sharding
-is arithmetic on top. Counted are tensors, the batch included; the next one waits in the host's memory. The allocator's
-gaps and libraries' workspaces are what a cluster's reserve is for; that ranks wait for each other is part of its
-efficiency.
+shapes flow through `fit.gradients`, nothing is computed, and a ledger keeps what would be held. Sharding is arithmetic
+on top. Counted are tensors, the batch included; the next one waits in the host's memory. The allocator's gaps and
+libraries' workspaces are what a cluster's reserve is for; that ranks wait for each other is part of its efficiency.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from ..perception.encoder import VJEPA2World
 from ..reasoner.llm import four_bit, keep_trainable
 from ..reasoner.processing import collate, pack
 from .facts import MEASURES
-from .fit import TOGETHER, Batch, Trainee, assemble, compute, in_rows, trained
+from .fit import TOGETHER, Batch, Trainee, assemble, gradients, in_rows, trained
 from .flops import Operations, watching
 from .recipes import FitRecipe, Stage
 from .shapes import encoder_shape, language_shape
@@ -295,7 +294,7 @@ def rehearse(trainee: Trainee, name: str, recipe: FitRecipe, batch: Batch, dtype
     ledger.hold(FEATURES, [t for t in batch.values() if isinstance(t, Tensor)])
     hooks = [p.register_post_accumulate_grad_hook(lambda p: ledger.hold(GRADIENTS, [p.grad])) for p in mine]
     with patch.object(nn.functional, "scaled_dot_product_attention", fused), ledger:
-        compute(trainee, batch, recipe.stages[name], dtype)["loss"].backward()
+        gradients(trainee, batch, recipe.stages[name], dtype)
     for hook in hooks:
         hook.remove()
     trainee.zero_grad(set_to_none=True)

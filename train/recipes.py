@@ -46,9 +46,12 @@ class FitRecipe:
     encoder, llm: folder or hub id ("": the embedded ones); rate: frames a second that the encoder is shown (0: what its
     folder says); four_bit: the language model's frozen weights in NF4 (QLoRA, Dettmers et al. 2023).
     sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
-    slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA. mirror: learn from every clip's mirror
-    image in another light too. accumulate: in how many parts, one after the other, a rank computes its share of a
-    batch; like the number of ranks it changes what fits in memory, and nothing that is learned.
+    slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled by alpha / sqrt(rank), for
+    high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu et al. 2024). mirror: learn
+    from every clip's mirror image in another light too. accumulate: in how many parts, one after the other, a rank
+    computes its share of a batch; checkpointing: keep only what enters each layer of the language model, and compute
+    the rest again in backward (Chen et al. 2016), up to half as many operations more. Like the number of ranks, both
+    change what fits in memory, and nothing that is learned.
     """
 
     stages: dict[str, Stage] = field(
@@ -83,8 +86,11 @@ class FitRecipe:
     mirror: bool = True
     lora_rank: int = 16
     lora_alpha: int = 32
+    rslora: bool = False
+    dora: bool = False
     clip_grad: float = 1.0
     accumulate: int = 1
+    checkpointing: bool = False
     log_every: int = 20
     check_every: int = 300
     save_every: int = 100
@@ -134,7 +140,7 @@ def large() -> FitRecipe:
     }
     return replace(
         nano(), stages=stages, encoder="facebook/vjepa2-vitl-fpc64-256", rate=4.0, width=768, depth=4, heads=12,
-        cells=(1, 4, 4), imagined_tokens=8,
+        cells=(1, 4, 4), imagined_tokens=8, checkpointing=True,
     )  # fmt: skip
 
 
