@@ -221,8 +221,10 @@ class Epoch:
     def stage(self) -> Stage:
         return self.recipe.stages["tune"]
 
-    def split(self, folder: Path | None = None) -> Split:
-        return Split.open(self.data, self.world, folder or self.features)
+    def split(self) -> Split:
+        """Clips with questions enough, so that all batches have as many rows."""
+        split, least = Split.open(self.data, self.world, self.features, families=True), self.stage.questions
+        return replace(split, questions=[rows if len(rows) >= least else [] for rows in split.questions])
 
     def start(self) -> tuple[fit.Trainee, fit.Prompts]:
         """Fresh weights, the same every time."""
@@ -239,8 +241,7 @@ class Epoch:
         for step in range(self.stage.steps):
             drawn = fit.draw(step, self.stage, split, prompts, self.recipe.seed)
             batch = fit.batch_of(drawn, slice(None), split, prompts, imagination=False)
-            loss = fit.compute(trainee, batch, self.stage)["loss"]
-            loss.backward()
+            loss = fit.gradients(trainee, batch, self.stage)["loss"]
             nn.utils.clip_grad_norm_([p for p in trainee.parameters() if p.requires_grad], self.recipe.clip_grad)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -305,19 +306,21 @@ class Epoch:
             for name, once in (("every_row_encodes", False), ("each_video_encoded_once_a_batch", True))
         }
         with tempfile.TemporaryDirectory() as folder:
-            cold = seconds(lambda: cache_features(load_clips(self.data), self.world, Path(folder)))
+            everything = load_clips(self.data)
+            cold = seconds(lambda: cache_features(everything, self.world, Path(folder)))
+            cold *= self.stage.steps * self.stage.batch / len(everything.clips)
         warm, slow = (found["every_row_encodes"][name] for name in ("ours_seconds", "theirs_seconds"))
         found["three_epochs_with_the_cold_one"] = 3 * slow / (cold + 3 * warm)
         gap = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
-        sizes = {"clips": len(load_clips(self.data).clips), "rows": len(rows), "steps": self.stage.steps}
+        sizes = {"clips": self.stage.steps * self.stage.batch, "rows": len(rows), "steps": self.stage.steps}
         return {**sizes, "features_seconds": cold, "largest_relative_gap_of_losses": gap, **found}
 
 
 @contextmanager
-def epoch_of(world: VJEPA2World, clips: int, batch: int, questions: int, size: int) -> Iterator[Epoch]:
-    """An epoch over freshly rendered towers and collisions."""
+def epoch_of(world: VJEPA2World, clips: int, steps: int, batch: int, questions: int, size: int) -> Iterator[Epoch]:
+    """Steps over freshly rendered towers and collisions: so many that balancing leaves them questions enough."""
     stage = Stage(
-        steps=clips // batch, batch=batch, lr=1e-4, out_lr=1e-4, lora_lr=1e-4, warmup=1, questions=questions
+        steps=steps, batch=batch, lr=1e-4, out_lr=1e-4, lora_lr=1e-4, warmup=1, questions=questions
     )  # fmt: skip
     recipe = replace(nano_no_imagination(), stages={"tune": stage}, mirror=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -328,7 +331,9 @@ def epoch_of(world: VJEPA2World, clips: int, batch: int, questions: int, size: i
 
 def epoch() -> Row:
     """Bridge and LoRA of the embedded model."""
-    with epoch_of(VJEPA2World.from_pretrained(NANO / "encoder"), clips=8, batch=4, questions=8, size=64) as one:
+    with epoch_of(
+        VJEPA2World.from_pretrained(NANO / "encoder"), clips=120, steps=2, batch=4, questions=8, size=64
+    ) as one:
         return one.measure()
 
 
@@ -336,7 +341,7 @@ def large_epoch() -> Row:
     """The same with V-JEPA 2 ViT-L in the embedded encoder's place, 16 frames of 256 x 256, its weights random."""
     torch.manual_seed(0)
     model = VJEPA2Model(VJEPA2Config(frames_per_clip=16, **EMBEDDED)).eval().requires_grad_(False)
-    with epoch_of(VJEPA2World(model), clips=2, batch=2, questions=4, size=256) as one:
+    with epoch_of(VJEPA2World(model), clips=24, steps=1, batch=2, questions=4, size=256) as one:
         return one.measure()
 
 
@@ -378,7 +383,7 @@ def training(steps: int = 3) -> None:
     trainee.train()
     forget()
     for _ in range(steps):
-        fit.compute(trainee, batch, stage)["loss"].backward()
+        fit.gradients(trainee, batch, stage)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     print(status("VmHWM") - imported)
