@@ -356,8 +356,9 @@ class Referee:
         return {"variable": variable, "metric": question.metric, **asdict(found)}
 
 
+SHUFFLED = "shuffled frames"
 CONTROLS: dict[str, tuple[Callable[[World], See], Callable[[World], See] | None]] = {
-    "shuffled frames": (lambda world: shuffled(thirds(world)), None),
+    SHUFFLED: (lambda world: shuffled(thirds(world)), None),
     "recoloured objects": (thirds, lambda world: recoloured(thirds(world))),
     "raw pixels": (raw_pixels, None),
 }
@@ -508,6 +509,11 @@ def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> l
     return rows
 
 
+def controls_of(kind: Kind) -> dict[str, tuple[Callable[[VJEPA2World], See], Callable[[VJEPA2World], See] | None]]:
+    """Those that mean something: a single frame has no order."""
+    return {name: how for name, how in CONTROLS.items() if kind == "videos" or name != SHUFFLED}
+
+
 def finals(kind: Kind, fresh: Callable[[], World], referee: Referee) -> dict[str, Any]:
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
     jepa, runs = SIDES[kind][0], referee.cells[True].path.parent
@@ -517,7 +523,7 @@ def finals(kind: Kind, fresh: Callable[[], World], referee: Referee) -> dict[str
     told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, fresh, FINAL)}
     told |= {name: referee.ask(f"{name}-0 end", kind, end, FINAL) for name, end in ends.items()}
     if jepa in ends:
-        for name, (see, test) in CONTROLS.items():
+        for name, (see, test) in controls_of(kind).items():
             told[name] = referee.ask(f"{jepa}-0 {name}", kind, ends[jepa], FINAL, see, test)
     rows = [
         {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
