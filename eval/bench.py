@@ -509,7 +509,7 @@ def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> l
     return rows
 
 
-def controls_of(kind: Kind) -> dict[str, tuple[Callable[[VJEPA2World], See], Callable[[VJEPA2World], See] | None]]:
+def controls_of(kind: Kind) -> dict[str, tuple[Callable[[World], See], Callable[[World], See] | None]]:
     """Those that mean something: a single frame has no order."""
     return {name: how for name, how in CONTROLS.items() if kind == "videos" or name != SHUFFLED}
 

@@ -192,7 +192,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         assert set(found[kind]["flops_ratio"]) >= {"value", "low", "high", "words"}
         assert {row["objective"] for row in found[kind]["curves"]} >= {jepa, rival}
         features = {row["features"] for row in found[kind]["finals"]}
-        assert features >= {jepa, rival, f"{rival}_published", bench.RANDOM, *bench.CONTROLS}
+        assert features >= {jepa, rival, f"{rival}_published", bench.RANDOM, *bench.controls_of(kind)}
         assert f"{rival}_published" in {row["objective"] for row in found[kind]["curves"]}
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
     assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "tune-vjepa-0.002" in found["tuning"]["stopped"]
