@@ -396,11 +396,13 @@ def probe(
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 
-@evaluate.command(epilog="Example: foretell eval diagnose worlds/test --train worlds/train --out runs/diagnose.json")
+@evaluate.command(epilog="Example: foretell eval diagnose worlds/test --train worlds/val --out runs/diagnose.json")
 def diagnose(
     context: typer.Context,
     data: Data,
-    train: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that probes learn from; a fifth validates them.")],
+    train: Annotated[
+        Path, typer.Option(metavar="DIR", help="Worlds that probes learn from, best not those the model learned from.")
+    ],
     out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it each one as it comes, and a plot.")],
     model: Model = None,
     probes: Annotated[
