@@ -205,7 +205,9 @@ def pretrain(
     data: Annotated[Path, typer.Option(metavar="DIR|NPY", help="A worlds folder, or clips uint8 [N, F, S, S, 3].")],
     out: Out,
     settings: Set = None,
-    init: Annotated[Path | None, typer.Option(metavar="DIR", help="Start from a VJEPA2Model folder.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Start from an encoder folder of the same class.")
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Encoder that objective=salt learns from.")
     ] = None,
