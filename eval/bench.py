@@ -186,13 +186,23 @@ def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
 
 
 def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
-    """Pretrain a job, or go on with it; its encoders along the way."""
+    """Pretrain a job, or go on with it; its encoders along the way.
+
+    What the alarm said of a run is kept, and raised again without another run.
+    """
     out = folder / job.name
     recipe = replace(job.recipe, snapshots=job.recipe.snapshots or (job.recipe.steps,), log_every=job.recipe.steps)
     last = pretrain.snapshot(out, recipe.snapshots[-1])
+    if (said := out / "stopped.txt").is_file():
+        raise Unhealthy(said.read_text(encoding="utf-8"))
     if not (last / "training.json").is_file():
         teacher = folder / job.teacher / "encoder" if job.teacher else None
-        pretrain.run(data, out, recipe, teacher=teacher)
+        try:
+            pretrain.run(data, out, recipe, teacher=teacher)
+        except ArithmeticError as error:
+            out.mkdir(parents=True, exist_ok=True)
+            write(said, str(error))
+            raise
     extra = cost_of_teacher(folder / job.teacher) if job.teacher else (0.0, 0.0)
     points = []
     for step in recipe.snapshots:
@@ -258,10 +268,9 @@ class Exam:
     answers: Mapping[str, Question]
 
     @classmethod
-    def of(cls, train: Packed, test: Packed, kind: Kind, labels: int, most: int) -> Exam:
-        """Of the first `labels` training clips of every variable of CORE, and the first `most` test clips (0: all)."""
-        learned, tested = (core(packed, kind, count) for packed, count in ((train, labels), (test, most)))
-        return cls(learned, tested, variables(learned, kind), variables(tested, kind))
+    def of(cls, train: Packed, test: Packed, kind: Kind) -> Exam:
+        """About all of these clips."""
+        return cls(train, test, variables(train, kind), variables(test, kind))
 
     def bench(self, world: World, learn: See, test: See) -> Bench:
         """Features of both, as probes want them."""
@@ -282,6 +291,13 @@ def core(packed: Packed, kind: Kind, count: int) -> Packed:
     """The first `count` clips of each of the variables that decide."""
     known = variables(packed, kind)
     return part_of(packed, np.unique(np.concatenate([known[name].rows[: count or None] for name in CORE[kind]])))
+
+
+def labelled(packed: Packed, plan: Plan) -> dict[tuple[Kind, bool], Packed]:
+    """The clips that probes learn from, by kind, along runs and for the strongest probe."""
+    most = {kind: core(packed, kind, max(plan.labels, plan.curve_labels)) for kind in SIDES}
+    counts = {False: plan.curve_labels, True: plan.labels}
+    return {(kind, final): core(most[kind], kind, count) for kind in SIDES for final, count in counts.items()}
 
 
 def variables(packed: Packed, kind: Kind) -> dict[str, Question]:
@@ -310,15 +326,12 @@ class Referee:
     cells: Mapping[bool, Cells]
 
     @classmethod
-    def over(cls, train: Packed, test: Packed, plan: Plan, cells: Mapping[bool, Cells]) -> Referee:
-        """A referee whose test clips are these."""
-        labels = {False: plan.curve_labels, True: plan.labels}
-        exams = {
-            (kind, final): Exam.of(train, test, kind, labels[final], plan.test_clips)
-            for kind in SIDES
-            for final in labels
-        }
-        return cls(plan, exams, cells)
+    def over(
+        cls, train: Mapping[tuple[Kind, bool], Packed], test: Packed, plan: Plan, cells: Mapping[bool, Cells]
+    ) -> Referee:
+        """A referee whose test clips are these. train: the labelled clips of every exam."""
+        tested = {kind: core(test, kind, plan.test_clips) for kind in SIDES}
+        return cls(plan, {key: Exam.of(part, tested[key[0]], key[0]) for key, part in train.items()}, cells)
 
     def answers(self, kind: Kind) -> Mapping[str, Question]:
         """What is true of the test clips."""
@@ -393,7 +406,8 @@ def run(
         )
     frames = data / "frames.npy"
     cells = {final: cells_of(plan, final, runs, (data, val, test)) for final in (False, True)}
-    chosen_by, judged_by = (Referee.over(learned, one, plan, cells) for one in (held, tested))
+    labels = labelled(learned, plan)
+    chosen_by, judged_by = (Referee.over(labels, one, plan, cells) for one in (held, tested))
     rates = tuned(plan, frames, runs, chosen_by, tell)
     main, axis = main_jobs(plan, rates["chosen"]), axis_jobs(plan, rates["chosen"])
     found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}

@@ -18,7 +18,7 @@ from transformers import VJEPA2Model
 
 from ..perception.encoder import grid_of, open_model, resize, window_of
 from ..reasoner.llm import quiet
-from ..train.data import Packed, load_clips
+from ..train.data import load_clips
 from ..train.learner import objective_of
 from ..train.pretrain import Clips, forecast_errors, health
 from ..train.recipes import PretrainRecipe
@@ -30,6 +30,8 @@ from .stats import figure, spearman
 Row = dict[str, Any]
 Told = Mapping[tuple[str, str, str], Sequence[Sequence[float]]]
 """What a benchmark's probes said, by taker, variable and probe."""
+Answers = Mapping[Kind, Mapping[str, Question]]
+"""What is true of worlds, by kind and variable."""
 GAUGES = {
     "std": 1, "std_pooled": 1, "rank": 1, "rank_centred": 1, "decay": -1, "lidar": 1, "predictor / copy_last": -1,
     "predictor / mean": -1, "loss": -1,
@@ -82,11 +84,14 @@ def run(
         split = {name: load_clips(at) for name, at in (("test", test), ("val", val)) if at is not None}
         frames = split["test"].frames[np.linspace(0, len(split["test"].clips) - 1, CLIPS).astype(int)]
         cells = Cells(out.with_suffix(".cells.jsonl"), mark(digest(test / "clips.jsonl"), str(CLIPS)))
+        answers = {
+            name: {kind: variables(core(packed, kind, 0), kind) for kind in VARIABLES} for name, packed in split.items()
+        }
         asked = [
             (one.parent, said) for at in benches for said in [said_in(at)] for one in sorted(at.glob("*/recipe.json"))
         ]
         for folder, said in track(asked):
-            points += followed(folder, said, split, frames, cells)
+            points += followed(folder, said, answers, frames, cells)
     if not points:
         raise ValueError(
             f"{', '.join(map(str, runs))}: no run there has both gauges and probes: give the --runs folder of "
@@ -117,7 +122,7 @@ def said_in(folder: Path) -> Told:
     }
 
 
-def followed(folder: Path, said: Told, split: Mapping[str, Packed], frames: Clips, cells: Cells) -> list[Point]:
+def followed(folder: Path, said: Told, answers: Mapping[str, Answers], frames: Clips, cells: Cells) -> list[Point]:
     """The points of one run of a benchmark: its snapshots that probes were asked about."""
     losses = {row["step"]: row["loss"] for row in readable(folder / "metrics.jsonl")}
     snapshots, recipe = sorted((folder / "snapshots").glob("step-*")), recipe_in(folder)
@@ -128,33 +133,33 @@ def followed(folder: Path, said: Told, split: Mapping[str, Packed], frames: Clip
             takers |= {folder.name: "test", f"{folder.name} (validation)": "val"}
         step = int(at.name.removeprefix("step-"))
         for taker, worlds in takers.items():
-            scores = scored(said, taker, kind_of(recipe.objective), split.get(worlds))
+            scores = scored(said, taker, kind_of(recipe.objective), answers.get(worlds))
             if scores:
                 gauges = compared(measured(at, recipe, frames, cells) | {"loss": losses.get(step, np.nan)})
                 points += [Point(str(folder), step, recipe.objective, *one, gauges) for one in scores.items()]
     return points
 
 
-def scored(said: Told, taker: str, kind: Kind, packed: Packed | None) -> dict[str, float]:
+def scored(said: Told, taker: str, kind: Kind, answers: Answers | None) -> dict[str, float]:
     """The score of every probe that was asked for all variables, by its name and kind."""
     found = {}
     for probe in ALONG:
         told = {name: np.array(said[taker, name, probe]) for name in VARIABLES[kind] if (taker, name, probe) in said}
-        if packed is not None and len(told) == len(VARIABLES[kind]):
-            asked = questions_for(packed, kind, {name: len(one) for name, one in told.items()})
+        if answers is not None and len(told) == len(VARIABLES[kind]):
+            asked = answers[kind]
+            check_counts(asked, {name: len(one) for name, one in told.items()})
             found[f"{probe} ({kind})"] = float(np.mean([skill(asked[name], one) for name, one in told.items()]))
     return found
 
 
-def questions_for(packed: Packed, kind: Kind, counts: Mapping[str, int]) -> Mapping[str, Question]:
-    """What a benchmark asked of worlds. Raises ValueError where it asked about another number of clips."""
-    asked = variables(core(packed, kind, 0), kind)
-    if {name: len(one.rows) for name, one in asked.items()} != dict(counts):
+def check_counts(asked: Mapping[str, Question], counts: Mapping[str, int]) -> None:
+    """Raises ValueError where a benchmark asked about another number of clips than these worlds hold."""
+    held = {name: len(one.rows) for name, one in asked.items()}
+    if held != dict(counts):
         raise ValueError(
-            f"{packed.root} holds other clips than probes were asked about: pass the benchmark's own worlds (of "
-            "--quick, which asks about a part of them, gauges cannot be judged)"
+            f"--test or --val holds other clips than probes were asked about ({held}, not {dict(counts)}): pass the "
+            "benchmark's own worlds (of --quick, which asks about a part of them, gauges cannot be judged)"
         )
-    return asked
 
 
 def skill(question: Question, told: Any) -> float:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..train.data import Packed
-from .report import PAINTED, Results, abstention_line, painted, percent, provenance, takers_of, title
+from .report import MODEL, PAINTED, Results, abstention_line, painted, percent, provenance, takers_of, title
 
 Row = Mapping[str, Any]
 WORST = 12
@@ -115,7 +115,7 @@ def data_url(content: bytes, kind: str) -> str:
 
 def drawable(found: Results, kind: str) -> bool:
     """Reliability and risk are about yes/no answers: an exam without such questions has none."""
-    return kind == "headlines" or "foretell" in found["figures"]["calibration"]
+    return kind == "headlines" or MODEL in found["figures"]["calibration"]
 
 
 def words(found: Results) -> Iterator[str]:

@@ -36,13 +36,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..perception.encoder import EMBEDDED, VJEPA2World, mix, normalise
+from ..perception.encoder import EMBEDDED, VJEPA2World, dot_product_attention, normalise
 from ..perception.video import Clip
 from ..reasoner.answer import NANO, Foretell
 from ..train import fit
 from ..train.data import Split, cache_features, live_encoder, load_clips
 from ..train.flops import gemm_peak
 from ..train.learner import build, learn, objective_of, step_flops, train_device, train_dtype
+from ..train.plan import stand_in
 from ..train.recipes import FitRecipe, PretrainRecipe, Stage, nano_encoder, nano_no_imagination
 from ..train.worlds import Spec, generate
 from .record import provenance, rounded, write
@@ -79,14 +80,19 @@ def duel(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int = REPE
 
 
 def attention() -> Row:
-    """`mix` against torch's own attention, forward and backward, at the sizes of pretraining steps."""
+    """Ours against torch's own, forward and backward, at the sizes of pretraining steps."""
     found = {}
     for shape in ((32, 6, 256, 32), (32, 6, 128, 32), (32, 3, 217, 32), (32, 6, 52, 32)):
-        query, key, value = (torch.randn(shape, dtype=train_dtype(), requires_grad=True) for _ in range(3))
-        weights = torch.randn(shape, dtype=train_dtype())
-        run = lambda attend: attend(query, key, value).backward(weights)  # noqa: B023, E731
-        found["x".join(map(str, shape))] = duel(partial(run, mix), partial(run, F.scaled_dot_product_attention))
+        parts = [torch.randn(shape, dtype=train_dtype(), requires_grad=True) for _ in range(3)]
+        ours, theirs = (
+            partial(forth_and_back, how, parts) for how in (dot_product_attention, F.scaled_dot_product_attention)
+        )
+        found["x".join(map(str, shape))] = duel(ours, theirs)
     return found
+
+
+def forth_and_back(attend: Callable[..., Tensor], parts: Sequence[Tensor]) -> None:
+    attend(*parts).sum().backward()
 
 
 def pretraining() -> Row:
@@ -122,7 +128,7 @@ class Endless(Foretell):
     """Says as many tokens as it may, whatever they are."""
 
     @property
-    def _ends(self) -> set[int]:
+    def ends(self) -> set[int]:
         return set()
 
 
@@ -157,7 +163,7 @@ def side_by_side(foretell: Foretell, clip: Clip, asked: list[list[int]], limit: 
 
     def together() -> list[list[int]]:
         said: list[list[int]] = [[] for _ in asked]
-        for step in foretell._greedy(asked, *foretell.watch(clip), limit):
+        for step in foretell.greedy(asked, *foretell.watch(clip), limit):
             for place, (token, _) in step.items():
                 said[place].append(token)
         return said
@@ -369,24 +375,30 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def training(steps: int = 3) -> None:
-    """Prints what steps of the embedded model's tune stage hold."""
-    import peft  # noqa: F401  # imports are not counted
+def steps_held(recipe: FitRecipe, name: str, steps: int = 3) -> int:
+    """The most memory that steps of one stage of the embedded model hold above what is held now: bytes.
 
-    from ..train.plan import stand_in
-
-    recipe, imported = FitRecipe(), status("VmRSS")
-    stage = recipe.stages["tune"]
+    What loading took for a moment is no part of a step.
+    """
+    imported, stage = status("VmRSS"), recipe.stages[name]
     trainee, _ = fit.build(recipe, VJEPA2World.from_pretrained(NANO / "encoder"), None)
-    optimizer = fit.optimizer_of(fit.trained(trainee, "tune"), stage)
+    optimizer = fit.optimizer_of(fit.trained(trainee, name), stage)
     batch = stand_in(trainee, recipe, stage, 1, "cpu")
     trainee.train()
     forget()
     for _ in range(steps):
         fit.gradients(trainee, batch, stage)
+        nn.utils.clip_grad_norm_([p for p in trainee.parameters() if p.requires_grad], recipe.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    print(status("VmHWM") - imported)
+    return status("VmHWM") - imported
+
+
+def training() -> None:
+    """Prints what steps of the embedded model's tune stage hold."""
+    import peft  # noqa: F401  # imports are not counted
+
+    print(steps_held(FitRecipe(), "tune"))
 
 
 def nf4() -> None:

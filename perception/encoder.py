@@ -41,7 +41,7 @@ KINDS: dict[str, type[Eyes]] = {
 }
 
 CACHED_TOKENS, CACHED_SCORES = 512, 2**21
-"""Up to so many tokens, and so many attention scores at once, `mix` is faster than torch's fused kernel on CPUs."""
+"""Up to so many tokens, and so many scores at once, `dot_product_attention` beats torch's fused kernel on CPUs."""
 
 
 class WorldEncoder(Protocol):
@@ -173,7 +173,7 @@ def rotate(x: Tensor, turn: Rotation) -> Tensor:
     return torch.addcmul(x * cos, x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2), sin)
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+def dot_product_attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
     """Softmax attention over [B, heads, K, head width]; visible: bool [K, K], which token sees which.
 
     In bf16 on CPUs two products and a softmax, a few clips at a time so that their scores stay in cache: 2 to 5 times
@@ -203,7 +203,7 @@ def attend(attention: VJEPA2RopeAttention, hidden: Tensor, turn: Rotation, visib
         project(hidden).unflatten(-1, heads).transpose(1, 2)  # [B, heads, K, head]
         for project in (attention.query, attention.key, attention.value)
     )
-    mixed = mix(rotate(query, turn), rotate(key, turn), value, visible)
+    mixed = dot_product_attention(rotate(query, turn), rotate(key, turn), value, visible)
     output: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
     return output
 

@@ -290,7 +290,7 @@ class Foretell:
     ) -> Generator[str, None, list[Answer]]:
         """Greedy decoding of questions about one clip: the pieces of their texts as they come, then the Answers."""
         texts = [_Text(self.processor) for _ in asked]
-        for step in self._greedy([one.prompt for one in asked], features, imagined, limit):
+        for step in self.greedy([one.prompt for one in asked], features, imagined, limit):
             for place, (token, chance) in step.items():
                 if piece := texts[place].add(token, chance):
                     yield piece
@@ -298,7 +298,7 @@ class Foretell:
         return [self._judge(text.shown.strip(), text.confidence(scale), evidence) for text in texts]
 
     @torch.no_grad()
-    def _greedy(
+    def greedy(
         self, prompts: Sequence[list[int]], features: Tensor, imagined: Tensor | None, limit: int
     ) -> Iterator[dict[int, tuple[int, float]]]:
         """The likeliest next token of every prompt about one clip, with its log-probability, until each has ended or
@@ -322,7 +322,7 @@ class Foretell:
             chances, tokens = self._sayable(output.logits[:, -1]).max(-1)  # [n]
             told = list(zip(tokens.tolist(), chances.tolist(), strict=True))
             yield dict(zip(asking, told, strict=True))
-            going = [row for row, (token, _) in enumerate(told) if token not in self._ends]
+            going = [row for row, (token, _) in enumerate(told) if token not in self.ends]
             if not going:
                 return
             if len(going) < len(asking):
@@ -332,7 +332,7 @@ class Foretell:
             seen = torch.cat([seen[going], seen.new_ones(len(going), 1)], dim=1)
 
     @property
-    def _ends(self) -> set[int]:
+    def ends(self) -> set[int]:
         return {self.processor.end_token_id, self.processor.tokenizer.eos_token_id}
 
     def _sayable(self, logits: Tensor) -> Tensor:

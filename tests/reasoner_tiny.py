@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from foretell.bridge.projector import BridgeConfig
@@ -84,3 +85,16 @@ def tiny_foretell() -> Foretell:
 def noise(seed: int, count: int = 8, size: int = 16) -> NDArray[np.uint8]:
     """Frames of noise, uint8 [T, H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def chat(processor: ForetellProcessor, question: str = "Will it fall?", seed: int = 0) -> dict[str, Tensor]:
+    """Model inputs for one question about a clip of noise, by the chat template."""
+    content = [{"type": "video", "video": noise(seed)}, {"type": "text", "text": question}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    return dict(inputs)

@@ -166,6 +166,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     folders = worlds / "train", worlds / "val", worlds / "test"
     out, tell = tmp_path / "bench.json", Bench.tell
     asked_for: list[str] = []
+    begun: list[str] = []
 
     def counted(self: Bench, name: str, *given: Any) -> Any:
         asked_for.append(name)
@@ -175,6 +176,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
 
     def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
         if out.name in ("tune-vjepa-0.002", "lejepa-0"):
+            begun.append(out.name)
             raise Unhealthy(f"{out.name} was stopped")
         return train(data, out, *given, **named)
 
@@ -197,6 +199,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
     assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "tune-vjepa-0.002" in found["tuning"]["stopped"]
     assert found["stopped"] == {"lejepa-0": "lejepa-0 was stopped"}
+    assert begun == ["tune-vjepa-0.002", "lejepa-0"], "a run that the alarm stopped was begun again"
     flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
     judge_gauges(tmp_path, worlds)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import VJEPA2Model
 
+from foretell.perception import encoder
 from foretell.perception.encoder import (
     VJEPA2World,
     gather,
@@ -103,6 +105,27 @@ def test_what_is_not_kept_cannot_be_seen(model: VJEPA2Model, pixels: Tensor) -> 
     changed[:, 4:] = 0
     (before,), (after,) = tapped(model, pixels, (3,), keep=past), tapped(model, changed, (3,), keep=past)
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_attention_in_bf16_is_torchs_own_however_many_clips_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, masked: bool
+) -> None:
+    monkeypatch.setattr(encoder, "CACHED_SCORES", at_once * 2 * 7**2)
+    exact = [torch.randn(5, 2, 7, 8, requires_grad=True) for _ in range(3)]
+    rounded = [part.detach().bfloat16().requires_grad_() for part in exact]
+    visible = torch.ones(7, 7).tril().bool() if masked else None
+    (query, key, value), small = exact, rounded
+    wanted = F.scaled_dot_product_attention(query, key, value, visible)
+    found = encoder.dot_product_attention(small[0], small[1], small[2], visible)
+    wanted.square().sum().backward()
+    found.square().sum().backward()
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad.float(), other.grad, atol=0.1, rtol=0.1)
 
 
 def test_permuting_the_batch_permutes_the_features(model: VJEPA2Model, frames: Tensor) -> None:

@@ -18,7 +18,7 @@ from foretell.reasoner.model import ForetellForConditionalGeneration, Lora, add_
 from foretell.reasoner.processing import ForetellProcessor
 
 from .fake_hub import REPO, TOKEN, Hub, open_hub
-from .reasoner_tiny import noise, tiny_hybrid_config, tiny_tokenizer
+from .reasoner_tiny import chat, noise, tiny_hybrid_config, tiny_tokenizer
 
 QUESTIONS = [("Will it fall?", None), ("Which one?", ["red", "blue", "green"]), ("What happens?", None)]
 FACTS = {"train_clips": 12, "recipe": {"lora_rank": 4}}
@@ -53,19 +53,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def described(folder: Path) -> str:
     """A card that tells what was there to be described."""
     return " ".join(sorted(path.name for path in folder.iterdir()))
-
-
-def chat(processor: ForetellProcessor) -> dict[str, Tensor]:
-    """Inputs for one question about a clip of noise, as a user of transformers makes them."""
-    content = [{"type": "video", "video": noise(0)}, {"type": "text", "text": "Will it fall?"}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    return dict(inputs)
 
 
 def answers(source: str | Path) -> list[Any]:

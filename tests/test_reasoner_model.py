@@ -33,7 +33,7 @@ from foretell.reasoner.model import (
 )
 from foretell.reasoner.processing import ForetellProcessor, ForetellVideoProcessor, collate, join, level, pack
 
-from .reasoner_tiny import noise, tiny_hybrid_config, tiny_model, tiny_text_config, tiny_tokenizer
+from .reasoner_tiny import chat, tiny_hybrid_config, tiny_model, tiny_text_config, tiny_tokenizer
 
 
 @pytest.fixture
@@ -44,19 +44,6 @@ def model() -> Any:
 @pytest.fixture
 def processor() -> ForetellProcessor:
     return ForetellProcessor.for_model(tiny_hybrid_config(), tiny_tokenizer())
-
-
-def chat(processor: ForetellProcessor, question: str, seed: int = 0) -> dict[str, Tensor]:
-    """Model inputs for one question about a clip of noise, by the chat template."""
-    content = [{"type": "video", "video": noise(seed)}, {"type": "text", "text": question}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    return dict(inputs)
 
 
 def randomise_lora(model: Any) -> None:

@@ -113,7 +113,7 @@ class Spent:
     tokens: int = 0
 
     def add(self, clips: int, tokens: int, flops: int) -> None:
-        """One step more; flops 0: they were not counted, and are as many a token (or, without any, a clip) as before"""
+        """One step more; flops 0: not counted, so as many a token (or, without any, a clip) as before."""
         work, before = (tokens, self.tokens) if tokens else (clips, self.clips)
         self.flops += flops or round(self.flops * work / max(before, 1))
         self.clips, self.tokens = self.clips + clips, self.tokens + tokens
