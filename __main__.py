@@ -161,6 +161,9 @@ def worlds(
     frames: Annotated[int, typer.Option(help="Frames a clip.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 8.0,
     shadows: Annotated[float, typer.Option(help="Share of clips with shadows (slow to draw).")] = 0.08,
+    engine: Annotated[
+        str, typer.Option(help="Who plays and draws: mujoco, or bullet (pip install 'foretell[bullet]').")
+    ] = "mujoco",
     workers: Annotated[int, typer.Option(help="Processes that draw at once.")] = 1,
     preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
     as_json: Json = False,
@@ -170,7 +173,7 @@ def worlds(
 
     known, make = (PROPERTIES, generate_violations) if violations else (SCENARIOS, generate)
     chosen = _listed(scenarios) or tuple(known)
-    made = make(out, clips, seed, Spec(chosen, size, frames, fps, shadows), workers, preview)
+    made = make(out, clips, seed, Spec(chosen, size, frames, fps, shadows, engine), workers, preview)
     summary = {"out": str(made.out), "clips": made.clips, "questions": made.questions, "by_type": made.by_type}
     told = f"{made.clips // 4} quadruplets" if violations else f"{made.questions} questions"
     _tell(summary, f"{made.clips} clips and {told} in {made.out}", as_json)

@@ -25,7 +25,8 @@ COMMANDS = {
     "ask": "VIDEO QUESTION --until --options --model --llm --load-in-4bit --save-plot --json",
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
     "surprise": "VIDEO --model --until --context --window --save-plot --json",
-    "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --workers --preview --json",
+    "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --engine --workers "
+    "--preview --json",
     "features": "DATA --encoder --out --mirror --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --track --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "

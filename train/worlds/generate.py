@@ -11,33 +11,38 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from .physics import Painter, Trajectory, simulate
+from . import bullet
+from .physics import Painter, Trajectory, act
 from .questions import Row, ask_stream, balance
 from .scenarios import SCENARIOS, Scenario, Verdict
-from .scene import Look, Scene, compile_scene, draw_look, project
+from .scene import Look, Scene, draw_look, project
 
 X264 = "qp=12:bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"  # shown frames must not carry the future (DESIGN)
 PART = 200  # clips a resumable part
 ATTEMPTS = 400
 
-Make = Callable[[int, Painter], list[Row]]  # the rows of one number, its clips drawn and written
+ENGINES: dict[str, Callable[[int], Any]] = {"mujoco": Painter, "bullet": bullet.Painter}
+"""Who plays and draws, for an image size in pixels: `act` plays a scene, `draw` draws what came of it, `close` ends."""
+Act = Callable[[Scene, Look, np.random.Generator], tuple[Any, Trajectory]]
+Make = Callable[[int, Any], list[Row]]  # the rows of one number, its clips drawn and written
 
 
 @dataclass(frozen=True)
 class Spec:
-    """How clips are made: image size in pixels, frames, frames/s, share of clips with shadows."""
+    """How clips are made: image size in pixels, frames, frames/s, share of clips with shadows, who plays them."""
 
     scenarios: tuple[str, ...] = tuple(SCENARIOS)
     size: int = 64
     frames: int = 16
     fps: float = 8.0
     shadows: float = 0.08
+    engine: str = "mujoco"
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -78,7 +83,7 @@ class Story:
     scenario: Scenario
     scene: Scene
     look: Look
-    model: mujoco.MjModel
+    model: Any  # what its engine draws
     trajectory: Trajectory
     verdict: Verdict
     until: float
@@ -100,7 +105,7 @@ def _objects(scene: Scene) -> list[Row]:
     ]  # fmt: skip
 
 
-def find_story(scenario: Scenario, seed: int, spec: Spec) -> Story:
+def find_story(scenario: Scenario, seed: int, spec: Spec, act: Act = act) -> Story:
     """Draw the outcome and `until` first, then scenes until one fits: `until` tells nothing of what happens."""
     rng = np.random.default_rng([seed, list(SCENARIOS).index(scenario.name)])
     outcome, until = bool(rng.random() < 0.5), float(scenario.untils[int(rng.integers(len(scenario.untils)))])
@@ -109,8 +114,7 @@ def find_story(scenario: Scenario, seed: int, spec: Spec) -> Story:
         if scenario.foreseen(scene) == (not outcome):
             continue
         look = draw_look(rng, scene, spec.shadows)
-        model = compile_scene(scene, look, rng)
-        trajectory = simulate(model, scene)
+        model, trajectory = act(scene, look, rng)
         verdict = scenario.judge(scene, trajectory, look)
         if _wanted(verdict, outcome, until):
             return Story(scenario, scene, look, model, trajectory, verdict, until)
@@ -131,25 +135,25 @@ def describe(story: Story, seed: int, spec: Spec) -> Row:
     }  # fmt: skip
 
 
-def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Painter, out: Path) -> Row:
-    """Simulate, draw and encode one clip; returns its clips.jsonl row."""
-    story = find_story(scenario, seed, spec)
+def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path) -> Row:
+    """Simulate, draw and encode one clip by a painter of ENGINES; returns its clips.jsonl row."""
+    story = find_story(scenario, seed, spec, painter.act)
     row = describe(story, seed, spec)
     states = story.trajectory.qpos[[story.trajectory.at(t) for t in spec.times]]
     encode(painter.draw(story.model, story.look, states), out / row["video"], spec.fps)
     return row
 
 
-def _numbered(number: int, painter: Painter, out: Path, seed: int, spec: Spec) -> list[Row]:
+def _numbered(number: int, painter: Any, out: Path, seed: int, spec: Spec) -> list[Row]:
     scenario = SCENARIOS[spec.scenarios[number % len(spec.scenarios)]]
     return [make_clip(scenario, seed + number, spec, painter, out)]
 
 
-def _make_part(part: int, out: Path, count: int, size: int, make: Make) -> None:
+def _make_part(part: int, out: Path, count: int, painter_of: Callable[[], Any], make: Make) -> None:
     """Numbers [part * PART, ...) into parts/NNNNN.jsonl by one rename; done parts are left alone."""
     path = out / "parts" / f"{part:05d}.jsonl"
     if not path.exists():
-        painter = Painter(size)
+        painter = painter_of()
         rows = [row for number in range(part * PART, min((part + 1) * PART, count)) for row in make(number, painter)]
         painter.close()
         path.with_suffix(".tmp").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -158,6 +162,8 @@ def _make_part(part: int, out: Path, count: int, size: int, make: Make) -> None:
 
 def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) -> None:
     """Refuse what cannot be made, and a folder that holds something else; `known`: the names of all scenarios."""
+    if spec.engine not in ENGINES:
+        raise ValueError(f"unknown engine {spec.engine}; allowed: {', '.join(ENGINES)}")
     unknown = [s for s in spec.scenarios if s not in known]
     if unknown:
         raise ValueError(f"unknown scenarios {', '.join(unknown)}; allowed: {', '.join(known)}")
@@ -174,11 +180,10 @@ def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) 
             f"given {clips} clips, seed {seed}, {spec}; allowed: clips >= 1, seed >= 0, even size 64..256, "
             "frames >= 16, whole fps > 0"
         )
-    request = {
-        "clips": clips,
-        "seed": seed,
-        **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(spec).items()},
-    }
+    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(spec).items()}
+    if asked["engine"] == Spec.engine:
+        del asked["engine"]  # folders of before do not tell
+    request = {"clips": clips, "seed": seed, **asked}
     recipe = out / "worlds.json"
     if recipe.exists() and json.loads(recipe.read_text()) != request:
         raise ValueError(f"{out} holds other worlds ({recipe.read_text()}); choose another folder or remove it")
@@ -187,8 +192,9 @@ def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) 
     recipe.write_text(json.dumps(request))
 
 
-def _parts(out: Path, count: int, size: int, make: Make, workers: int) -> Iterator[None]:
-    work = partial(_make_part, out=out, count=count, size=size, make=make)
+def _parts(out: Path, count: int, spec: Spec, make: Make, workers: int) -> Iterator[None]:
+    painter_of = partial(ENGINES[spec.engine], spec.size)
+    work = partial(_make_part, out=out, count=count, painter_of=painter_of, make=make)
     numbers = range(-(-count // PART))
     if workers == 1:
         yield from map(work, numbers)
@@ -197,12 +203,12 @@ def _parts(out: Path, count: int, size: int, make: Make, workers: int) -> Iterat
         yield from pool.imap_unordered(work, numbers)
 
 
-def make_all(out: Path, count: int, size: int, make: Make, workers: int, progress: bool) -> list[Row]:
+def make_all(out: Path, count: int, spec: Spec, make: Make, workers: int, progress: bool) -> list[Row]:
     """What `make` gives for each number below `count`, in order; parts that are on disk already are not made again."""
     from rich.console import Console
     from rich.progress import track
 
-    parts = _parts(out, count, size, make, workers)
+    parts = _parts(out, count, spec, make, workers)
     for _ in track(parts, "worlds", total=-(-count // PART), disable=not progress, console=Console(stderr=True)):
         pass
     files = sorted((out / "parts").glob("*.jsonl"))
@@ -224,7 +230,7 @@ def generate(
     """
     spec = spec or Spec()
     check(out, clips, seed, spec, SCENARIOS)
-    rows = make_all(out, clips, spec.size, partial(_numbered, out=out, seed=seed, spec=spec), workers, progress)
+    rows = make_all(out, clips, spec, partial(_numbered, out=out, seed=seed, spec=spec), workers, progress)
     (out / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = write_questions(out, rows, seed)
     if preview:

@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import Array, Look, Scene
+from .scene import Array, Look, Rng, Scene, compile_scene
 
 HORIZON = 3.0  # seconds within which an outcome counts (DESIGN, Outcomes)
 
@@ -70,6 +70,12 @@ def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON) -> T
     return Trajectory(np.arange(steps + 1) * model.opt.timestep, poses[..., :3], poses[..., 3:], qpos, contacts)
 
 
+def act(scene: Scene, look: Look, rng: Rng) -> tuple[mujoco.MjModel, Trajectory]:
+    """What is drawn, and what happens."""
+    model = compile_scene(scene, look, rng)
+    return model, simulate(model, scene)
+
+
 def load_llvm() -> None:
     """Load the LLVM of triton, where torch brought one, before Mesa loads its own: the other order crashes."""
     with suppress(ImportError):
@@ -82,6 +88,8 @@ class Painter:
     `mujoco.Renderer` would make both for every clip (120 ms); an MjrContext alone takes 14 ms, mostly for fonts. All
     worlds hold three textures of the same size, no mesh and the same `extent`: only the textures are uploaded anew.
     """
+
+    act = staticmethod(act)
 
     def __init__(self, size: int) -> None:
         load_llvm()

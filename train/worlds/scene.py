@@ -161,8 +161,13 @@ def _assets(look: Look) -> str:
     )
 
 
+def tinted(colour: str, look: Look, rng: Rng) -> Array:
+    """A body's own shade of its colour, RGB in 0..1."""
+    return np.clip(np.array(COLOURS[colour]) + rng.uniform(-look.tint, look.tint, 3), 0, 1)
+
+
 def _body_xml(body: Body, index: int, rng: Rng, look: Look) -> str:
-    rgb = np.clip(np.array(COLOURS[body.colour]) + rng.uniform(-look.tint, look.tint, 3), 0, 1)
+    rgb = tinted(body.colour, look, rng)
     friction = f"{body.friction:.4g} 0.003 {body.rolling:.5g}"
     condim = 3 if body.shape == "box" else 6  # what rolls needs rolling friction
     return (

@@ -337,8 +337,10 @@ def generate_violations(
     """
     if clips % 4:
         raise ValueError(f"{clips} clips: quadruplets have 4 clips each, give a multiple of 4")
+    if spec.engine != Spec.engine:
+        raise ValueError(f"violations are played by {Spec.engine} alone, not by {spec.engine}")
     check(out, clips, seed, spec, PROPERTIES)
-    rows = make_all(out, clips // 4, spec.size, partial(_numbered, out=out, seed=seed, spec=spec), workers, progress)
+    rows = make_all(out, clips // 4, spec, partial(_numbered, out=out, seed=seed, spec=spec), workers, progress)
     (out / "violations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if preview:
         contact_sheet(out, rows, preview, _caption)
