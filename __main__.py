@@ -353,6 +353,9 @@ def exam(
     control: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="Another model to put beside it; repeatable.")
     ] = None,
+    altered: Annotated[
+        bool, typer.Option(help="Also show the model shuffled frames, the first frame only, and other colours.")
+    ] = True,
     limit: Annotated[int | None, typer.Option(help="About so many questions; left out: all of them.")] = None,
     per_clip: Annotated[int | None, typer.Option(help="At most so many questions a clip, its outcome first.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer at once.")] = 1,
@@ -365,8 +368,8 @@ def exam(
     command = shlex.join(["foretell", *context.obj])
     others = _named(control)
     found = run(
-        model, data, out, train_data=train, controls=others, limit=limit, per_clip=per_clip, command=command,
-        workers=workers,
+        model, data, out, train_data=train, controls=others, altered=altered, limit=limit, per_clip=per_clip,
+        command=command, workers=workers,
     )  # fmt: skip
     _tell(found, f"{headline_table(found)}\n\nfigures: {out}", as_json)
 

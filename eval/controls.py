@@ -1,14 +1,16 @@
-"""What a score must beat: a guesser trained on the text alone, and the shipped model shown an average of all videos.
+"""What a score must beat: a guesser trained on the text alone, the model shown an average of all videos, and the model
+shown every video in a way that takes something away.
 
-Both answer in the terms of the exam: a probability for each option of each question.
+All answer in the terms of the exam: a probability for each option of each question.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +132,30 @@ def _fit(rows: Sequence[Row], seed: int) -> Any:
     seen = Counter(word for pair in asked for word in set(_words(pair)))
     repeated = sum(times >= MIN_PAIRS for times in seen.values())
     return _guesser(min(BOOSTED_COLUMNS, repeated), seed).fit(asked, right)
+
+
+def shuffled(clip: Clip) -> Clip:
+    """The same frames in a random order, the same for the same frames: what is left without the order of time."""
+    order = np.random.default_rng(crc32(clip.frames.tobytes())).permutation(len(clip.frames))
+    return replace(clip, frames=clip.frames[order])
+
+
+def first_only(clip: Clip) -> Clip:
+    """The first frame throughout: what a picture tells."""
+    return replace(clip, frames=np.repeat(clip.frames[:1], len(clip.frames), axis=0))
+
+
+def recoloured(clip: Clip) -> Clip:
+    """Red, green and blue exchanged in a ring: the same things in other colours. Who goes by colour fails."""
+    return replace(clip, frames=np.roll(clip.frames, 1, axis=-1))
+
+
+ALTERED: dict[str, Callable[[Clip], Clip]] = {
+    "shuffled frames": shuffled,
+    "first frame only": first_only,
+    "recoloured": recoloured,
+}
+"""Controls that show the model something else than it was trained on, by name."""
 
 
 class Watcher(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..perception.video import Clip, frame_grid
 from ..train.data import Packed, load_clips, questions_by_clip
-from .controls import Blind, MeanFeatures, Probabilities, Row
+from .controls import ALTERED, Blind, MeanFeatures, Probabilities, Row
 from .page import page
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import (
@@ -41,6 +41,7 @@ Group = list[Row]  # questions about the same frames of the same video
 Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question
 MODEL = "foretell"
 CURVE_POINTS = 50
+GUESSERS = 1000  # behind the noise floor
 MEAN_CLIPS = 512  # training clips behind the mean features: their mean moves by 1/20 of a standard deviation at most
 
 
@@ -60,13 +61,15 @@ class Model(Protocol):
 class Taker:
     """One column of the results. `mark` changes with its weights and its data: rows of another mark are not reused.
 
-    shared: whether several processes help to answer (not worth it where most of the work is getting ready).
+    shared: whether several processes help to answer (not worth it where most of the work is getting ready). means:
+    what it is, and whether it was trained for what it is shown here.
     """
 
     name: str
     mark: str
     open: Callable[[], Answers]
     shared: bool = True
+    means: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,12 @@ def clip_of(packed: Packed, video: str, until: float | None, *, rate: float, cou
     return Clip(frames=frames, times=times, duration=float(packed.times[-1]), shown=float(times[-1]))
 
 
-def watching(model: Model, packed: Packed) -> Answers:
-    """Answers of a model that is shown the frames."""
+def watching(model: Model, packed: Packed, alter: Callable[[Clip], Clip] = lambda clip: clip) -> Answers:
+    """Answers of a model that is shown the frames, altered."""
 
     def answers(group: Group) -> list[Row]:
-        given = model.answer_many(_look(model, packed, group[0]), [(row["question"], row["options"]) for row in group])
+        look = alter(_look(model, packed, group[0]))
+        given = model.answer_many(look, [(row["question"], row["options"]) for row in group])
         return [{"probabilities": answer.probabilities, "abstained": answer.abstained} for answer in given]
 
     return answers
@@ -276,9 +280,22 @@ def _scores(takers: Mapping[str, Sequence[Row]], holds: Callable[[Row], bool]) -
 
 
 def headlines(takers: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """The first table, in the order of HEADLINES; those without a question are left out."""
+    """The first table, in the order of HEADLINES, with what guessing scores; those without a question are left out."""
     lines = ((line, _scores(takers, line.holds)) for line in HEADLINES)
-    return {line.key: {"label": line.label, **scores} for line, scores in lines if scores}
+    return {
+        line.key: {"label": line.label, "guessing": _floor([row for row in takers[MODEL] if line.holds(row)]), **scores}
+        for line, scores in lines
+        if scores
+    }
+
+
+def _floor(rows: Sequence[Row]) -> list[float]:
+    """The noise floor: between which scores 95% of those land who choose among the options by lot."""
+    draws = np.random.default_rng(0).random((GUESSERS, len(rows))) < [1 / len(row["options"]) for row in rows]
+    even = np.ones((1, len(rows)))
+    statistic = partial(balanced_accuracy, truth=[row["truth"] for row in rows]) if all(map(yes_no, rows)) else mean_of
+    scores = [float(statistic(right)(even)[0]) for right in draws]
+    return [float(score) for score in np.percentile(scores, (2.5, 97.5))]
 
 
 def pairs(takers: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
@@ -366,22 +383,33 @@ def _look(model: Model, packed: Packed, row: Row) -> Clip:
 
 
 def _takers(
-    source: str | Path, packed: Packed, train: Packed | None, controls: Mapping[str, str | Path]
+    source: str | Path, packed: Packed, train: Packed | None, controls: Mapping[str, str | Path], altered: bool
 ) -> Iterator[Taker]:
-    """The model, its two controls where there is training data, and the other models to compare with."""
+    """The model, its controls (two of them where there is training data), and the other models to compare with."""
     data = digest(packed.root / "questions.jsonl")
-    yield Taker(MODEL, mark(source, data), partial(_watching, source, packed))
+    yield Taker(MODEL, mark(source, data), partial(_watching, source, packed), means="the model")
     if train is not None:
         learned = digest(train.root / "questions.jsonl")
-        yield Taker("blind", mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))), shared=False)
-        mean_mark = mark(source, data, learned)
-        yield Taker("mean features", mean_mark, lambda: watching(_mean_features(load_model(source), train), packed))
+        yield Taker(
+            "blind", mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))), shared=False,
+            means="trained on the same questions, `until` and duration; no video",
+        )  # fmt: skip
+        yield Taker(
+            "mean features", mark(source, data, learned),
+            lambda: watching(_mean_features(load_model(source), train), packed),
+            means="the model, not trained again, its world features replaced by their training mean",
+        )  # fmt: skip
+    for name, alter in ALTERED.items() if altered else ():
+        yield Taker(
+            name, mark(source, data, name), partial(_watching, source, packed, alter),
+            means="the model, not trained again, shown the clips so",
+        )  # fmt: skip
     for name, folder in controls.items():
-        yield Taker(name, mark(folder, data), partial(_watching, folder, packed))
+        yield Taker(name, mark(folder, data), partial(_watching, folder, packed), means="another model, trained apart")
 
 
-def _watching(source: str | Path, packed: Packed) -> Answers:
-    return watching(load_model(source), packed)
+def _watching(source: str | Path, packed: Packed, alter: Callable[[Clip], Clip] = lambda clip: clip) -> Answers:
+    return watching(load_model(source), packed, alter)
 
 
 def figures(answered: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
@@ -414,6 +442,7 @@ def run(
     *,
     train_data: Path | None = None,
     controls: Mapping[str, str | Path] | None = None,
+    altered: bool = True,
     limit: int | None = None,
     per_clip: int | None = None,
     command: str = "",
@@ -423,10 +452,11 @@ def run(
     """Examine a model (None: the embedded one) and its controls on a worlds folder; write the figures to `out`, and a
     page to look at beside it (.html).
 
-    train_data: the training split, for the blind and mean-features controls (None leaves them out). controls: name ->
-    folder of another model. limit: about so many questions, whole clips at random; per_clip: at most so many questions
-    of a clip, its outcome first. samples: the per-sample file (None: beside `out`); an interrupted exam goes on from
-    it. workers: processes that answer. Raises ValueError where no question has options and an answer.
+    train_data: the training split, for the blind and mean-features controls (None leaves them out). controls: name
+    -> folder of another model. altered: whether the model is also shown the clips of ALTERED. limit: about so many
+    questions, whole clips at random; per_clip: at most so many questions of a clip, its outcome first. samples: the
+    per-sample file (None: beside `out`); an interrupted exam goes on from it. workers: processes that answer.
+    Raises ValueError where no question has options and an answer.
     """
     from ..reasoner.answer import NANO
 
@@ -434,7 +464,7 @@ def run(
     groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
     if not groups:
         raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
-    takers = list(_takers(model_dir or NANO, packed, train, controls or {}))
+    takers = list(_takers(model_dir or NANO, packed, train, controls or {}, altered))
     kept = Samples(samples or out.with_suffix(".samples.jsonl"), takers)
     for taker in takers:
         sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
@@ -443,6 +473,7 @@ def run(
         **provenance(command),
         "data": {"test": _data(packed, groups)}
         | ({"train": _data(train, by_frames(load_rows(train)))} if train else {}),
+        "takers": {taker.name: taker.means for taker in takers},
         "figures": figures(answered),
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..train.data import Packed
-from .report import MODEL, PAINTED, Results, abstention_line, painted, percent, provenance, takers_of, title
+from .report import (
+    MODEL,
+    PAINTED,
+    Results,
+    abstention_line,
+    guessing,
+    painted,
+    percent,
+    provenance,
+    takers_of,
+    takers_told,
+    title,
+)
 
 Row = Mapping[str, Any]
 WORST = 12
@@ -45,11 +57,13 @@ th:first-child, td:first-child { text-align: left }
 </style></head><body>
 <h1>Exam</h1>
 <p class="note">{{ provenance }}</p>
+<p>Noise floor: {{ floor }}</p>
 <h2>In words</h2>
 <ul>{% for sentence in words %}<li>{{ sentence }}</li>{% endfor %}</ul>
 <p>{{ abstention }}</p>
 <h2>Headlines</h2>
 <div class="scroll">{{ table(headlines) }}</div>
+<p class="note">{{ columns }}</p>
 <p><img alt="headline figures with intervals" src="{{ plots.headlines }}"></p>
 <h2>Against each control, question by question</h2>
 <p class="note">Difference in percentage points of questions answered right, on the same questions, with an interval
@@ -87,6 +101,8 @@ def page(found: Results, samples: Sequence[Row], asked: Sequence[Row], packed: P
     plots = {kind: data_url(painted(found, kind), "image/png") for kind in PAINTED if drawable(found, kind)}
     return environment.from_string(TEMPLATE).render(
         provenance=provenance(found),
+        floor=noise(found),
+        columns=takers_told(found),
         words=list(words(found)),
         abstention=abstention_line(found),
         headlines=score_rows(found, [(row["label"], row) for row in found["figures"]["headlines"].values()]),
@@ -116,6 +132,12 @@ def data_url(content: bytes, kind: str) -> str:
 def drawable(found: Results, kind: str) -> bool:
     """Reliability and risk are about yes/no answers: an exam without such questions has none."""
     return kind == "headlines" or MODEL in found["figures"]["calibration"]
+
+
+def noise(found: Results) -> str:
+    """What is worth nothing, before any figure is told."""
+    told = [f"{row['label']}{guessing(row)} %" for row in found["figures"]["headlines"].values()]
+    return f"95% of those who choose by lot score within these bounds. {'; '.join(told)}."
 
 
 def words(found: Results) -> Iterator[str]:

@@ -26,7 +26,17 @@ RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 BENCHMARK_BLOCK = "benchmarks"
 MODEL = "foretell"
-COLOURS = ("#0072B2", "#999999", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe & Ito: told apart by everyone
+COLOURS = (
+    "#0072B2",
+    "#999999",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+)  # Okabe & Ito: told apart by everyone
 TITLES = {MODEL: "Foretell", "blind": "blind (text only)", "mean features": "mean features"}
 
 Results = Mapping[str, Any]
@@ -66,7 +76,19 @@ def title(taker: str) -> str:
 
 
 def _score_cells(row: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
-    return [row["metric"], *_figure_cells(row["takers"], takers)]
+    count, chance, *figures = _figure_cells(row["takers"], takers)
+    return [row["metric"], count, chance + guessing(row), *figures]
+
+
+def guessing(row: Mapping[str, Any]) -> str:
+    """The noise floor of a headline: between what 95% of those score who choose by lot."""
+    return " [{:.1f}, {:.1f}]".format(*(100 * one for one in row["guessing"])) if "guessing" in row else ""
+
+
+def takers_told(found: Results) -> str:
+    """What each column is, and whether it was trained for what it is shown."""
+    told = [f"{title(name)}: {means}" for name, means in found.get("takers", {}).items() if name != MODEL]
+    return f"Columns. {'; '.join(told)}." if told else ""
 
 
 def _figure_cells(by_taker: Mapping[str, Any], takers: Sequence[str]) -> list[str]:
@@ -182,8 +204,8 @@ def block(name: str) -> str:
 
 def tables(found: Results) -> str:
     """What a README shows between its markers."""
-    parts = [headline_table(found), calibration_table(found), abstention_line(found), provenance(found)]
-    return "\n\n".join(parts)
+    parts = [headline_table(found), takers_told(found), calibration_table(found), abstention_line(found)]
+    return "\n\n".join([*filter(None, parts), provenance(found)])
 
 
 def rewritten(path: Path) -> str:

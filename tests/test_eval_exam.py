@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from foretell.eval import exam, page, report
-from foretell.eval.controls import Blind, MeanFeatures
+from foretell.eval.controls import ALTERED, Blind, MeanFeatures
 from foretell.perception.video import Clip, read_clip
 from foretell.reasoner.answer import Answer, Calibration
 from foretell.train.data import load_clips
@@ -26,6 +26,7 @@ from .conftest import VideoMaker
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
+OWN = ["foretell", "blind", "mean features", "shuffled frames", "first frame only", "recoloured"]
 FALLS, STANDS = 200, 50  # the brightness that tells a seeing model how a clip ends
 
 
@@ -174,6 +175,21 @@ def test_mean_features_shows_the_average_and_asks_each_question_once() -> None:
     assert model.asked == ["Will it fall?", "Will it not fall?"]
 
 
+# --- clips shown otherwise
+
+
+def test_altered_clips_lose_what_they_should_and_nothing_else() -> None:
+    frames = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
+    clip = Clip(frames, np.arange(4) / 8, duration=1.0, shown=0.375)
+    shown = {name: alter(clip) for name, alter in ALTERED.items()}
+    assert all((one.shown, one.duration) == (0.375, 1.0) for one in shown.values())
+    mixed = shown["shuffled frames"].frames
+    assert sorted(frame.tobytes() for frame in mixed) == [frame.tobytes() for frame in frames]
+    assert not np.array_equal(mixed, frames) and np.array_equal(ALTERED["shuffled frames"](clip).frames, mixed)
+    assert (shown["first frame only"].frames == frames[0]).all()
+    assert np.array_equal(shown["recoloured"].frames, frames[..., [2, 0, 1]])
+
+
 # --- the exam
 
 
@@ -186,10 +202,13 @@ def test_the_whole_exam(tmp_path: Path, worlds: Path, weights: Path, monkeypatch
     found = json.loads(out.read_text())
     lines = found["figures"]["headlines"]
     assert list(lines) == ["towers_falls", "collide_touches", "predictive_yes_no", "descriptive"]
-    assert list(lines["towers_falls"]["takers"]) == ["foretell", "blind", "mean features", "random-init"]
+    assert list(lines["towers_falls"]["takers"]) == [*OWN, "random-init"]
     assert lines["towers_falls"]["metric"] == "balanced accuracy"
     perfect = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 20, "chance": 0.5}
     assert lines["towers_falls"]["takers"]["foretell"] == perfect
+    assert found["takers"]["recoloured"].startswith("the model, not trained again") and list(found["takers"])[:6] == OWN
+    low, high = lines["towers_falls"]["guessing"]  # balanced accuracy of 20 coins: a standard deviation of .11
+    assert 0.25 <= low <= 0.35 and 0.65 <= high <= 0.75
     for control in ("blind", "mean features"):
         figure = lines["predictive_yes_no"]["takers"][control]
         assert figure["low"] <= figure["chance"] <= figure["high"]
@@ -220,6 +239,8 @@ def test_the_page_of_an_exam_stands_alone_and_shows_the_surest_errors(
     exam.run(weights, worlds, tmp_path / "r.json", train_data=make_worlds(tmp_path / "train", 40, seed=0))
     text = (tmp_path / "r.html").read_text()
     assert "towers: will it fall?: 100.0 [100.0, 100.0] %, above chance (50.0); better than blind" in text
+    assert text.index("Noise floor: 95% of those who choose by lot") < text.index("In words")
+    assert "shuffled frames: the model, not trained again, shown the clips so" in text
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"} and "http" not in text
     assert "<script>" not in text and "&lt;script&gt;" in text
     assert text.count('class="card"') == page.WORST and "<th>blue</th>" in text
@@ -255,15 +276,15 @@ def test_an_exam_that_was_stopped_goes_on_where_it_was(
     out, whole = tmp_path / "r.json", tmp_path / "whole.json"
     seat(monkeypatch, model=Seer(fail_after=30))
     with pytest.raises(KeyboardInterrupt):
-        exam.run(weights, worlds, out)
+        exam.run(weights, worlds, out, altered=False)
     with (tmp_path / "r.samples.jsonl").open("a") as file:
         file.write('{"taker": "foretell", "id": "cut o')
     second = Seer()
     seat(monkeypatch, model=second)
-    exam.run(weights, worlds, out)
+    exam.run(weights, worlds, out, altered=False)
     assert len(second.asked) == 80 - 30
     seat(monkeypatch, model=Seer())
-    exam.run(weights, worlds, whole)
+    exam.run(weights, worlds, whole, altered=False)
     assert json.loads(out.read_text())["figures"] == json.loads(whole.read_text())["figures"]
 
 
@@ -271,8 +292,8 @@ def test_two_processes_find_what_one_does(
     tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seat(monkeypatch, model=Seer())
-    one = exam.run(weights, worlds, tmp_path / "one.json")["figures"]
-    two = exam.run(weights, worlds, tmp_path / "two.json", workers=2)["figures"]
+    one = exam.run(weights, worlds, tmp_path / "one.json", altered=False)["figures"]
+    two = exam.run(weights, worlds, tmp_path / "two.json", workers=2, altered=False)["figures"]
     assert one == two
     assert len(list(tmp_path.glob("*.samples.jsonl"))) == 2, "what each process wrote joined the per-sample file"
 
@@ -282,21 +303,21 @@ def test_a_failing_process_is_told(
 ) -> None:
     seat(monkeypatch, model=Seer(fail_after=30))
     with pytest.raises(RuntimeError, match=r"foretell: 2 of 2 processes failed"):
-        exam.run(weights, worlds, tmp_path / "r.json", workers=2)
+        exam.run(weights, worlds, tmp_path / "r.json", workers=2, altered=False)
 
 
 def test_other_weights_are_asked_anew(
     tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seat(monkeypatch, model=Seer())
-    exam.run(weights, worlds, tmp_path / "r.json")
+    exam.run(weights, worlds, tmp_path / "r.json", altered=False)
     (weights / "README.md").write_text("a card is no weight")
     seat(monkeypatch, model=(same := Seer()))
-    exam.run(weights, worlds, tmp_path / "r.json")
+    exam.run(weights, worlds, tmp_path / "r.json", altered=False)
     assert same.asked == []
     (weights / "bridge.safetensors").write_bytes(b"new")
     seat(monkeypatch, model=(other := Seer()))
-    exam.run(weights, worlds, tmp_path / "r.json")
+    exam.run(weights, worlds, tmp_path / "r.json", altered=False)
     assert len(other.asked) == 80
 
 
@@ -304,7 +325,7 @@ def test_a_limit_takes_whole_clips(
     tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seat(monkeypatch, model=(model := Seer()))
-    found = exam.run(weights, worlds, tmp_path / "r.json", limit=21)
+    found = exam.run(weights, worlds, tmp_path / "r.json", limit=21, altered=False)
     assert len(model.asked) == 22
     assert found["data"]["test"] | {"sha256": ""} == {
         "questions": 22,
@@ -355,9 +376,9 @@ def test_a_readme_is_rewritten_between_its_markers_only(measured: Path) -> None:
     text = measured.read_text()
     assert text.startswith("# Mine\n\n<!-- figures:begin model -->\n| questions |")
     assert text.endswith("<!-- figures:end -->\n\nthe rest\n")
-    assert "| towers: will it fall? | balanced accuracy | 20 | 50.0 | 100.0 [100.0, 100.0] |" in text
+    assert re.search(r"towers: will it fall\? \| balanced accuracy \| 20 \| 50\.0 \[\d\d\.\d, \d\d\.\d\] \| 100\.0 ", text), text
     assert report.main(["--check", str(measured)]) == 0
-    measured.write_text(text.replace("| 20 | 50.0 |", "| 21 | 50.0 |"))
+    measured.write_text(text.replace("| 20 | 50.0 [", "| 21 | 50.0 ["))
     assert report.main(["--check", str(measured)]) == 1
 
 
