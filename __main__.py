@@ -550,7 +550,7 @@ def live(
     as_json: Json = False,
 ) -> None:
     """Play the games of I-PHYRE, a world that this project did not make, and ask a model which courses solve them.
-    Wants `pip install 'foretell[iphyre]'`."""
+    Wants `pip install 'foretell\\[iphyre]'`."""
     from .eval.benchmarks.run import run
     from .eval.report import metric_table
     from .reasoner.llm import cache_folder

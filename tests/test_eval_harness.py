@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,59 @@ def test_lmms_eval_refuses_an_unknown_model_argument(adapter: Any) -> None:
     assert adapter.is_simple
     with pytest.raises(TypeError, match="pretraned"):
         adapter.create_from_arg_string("pretraned=runs/nano/model", {"batch_size": 1})
+
+
+# What lmms-eval's own tests ask of a model (EvolvingLMMs-Lab/lmms-eval, test/), asked of this one: its fixtures know
+# its own models only. Chat messages (test/eval/test_protocol.py) do not reach a simple model.
+
+
+def test_the_registry_takes_foretell_for_a_simple_model(adapter: Any) -> None:
+    """test/models/test_model_registry_v2.py: test_chat_precedence_and_force_simple, test_valid_simple_class,
+    test_chat_resolved_but_is_simple_true_raises."""
+    from lmms_eval.models import MODEL_REGISTRY_V2 as REGISTRY
+
+    for force in (False, True):
+        resolved = REGISTRY.resolve("foretell", force_simple=force)
+        assert (resolved.model_id, resolved.model_type) == ("foretell", "simple")
+        assert REGISTRY.get_model_class("foretell", force_simple=force) is adapter
+    with pytest.raises(TypeError, match=r"resolved as chat but .*is_simple is True"):
+        REGISTRY._validate_model_class(adapter, replace(resolved, model_type="chat"))
+
+
+@pytest.fixture
+def sitting(adapter: Any, tiny_video: Path) -> Any:
+    lm = adapter.create_from_arg_string("", {"batch_size": 1, "device": None})
+    lm.task_dict = {"demo": {"test": [{"video": str(tiny_video)}]}}
+    return lm
+
+
+def request(kind: str, *told: Any) -> Any:
+    """An Instance as test/eval/test_construct_requests.py makes it: what is asked, then where the document lies."""
+    from lmms_eval.api.instance import Instance
+
+    metadata = {"task": "demo", "doc_id": 0, "repeats": 1, "split": "test"}
+    return Instance(request_type=kind, arguments=(*told, 0, "demo", "test"), idx=0, metadata=metadata)
+
+
+def shown(document: dict[str, Any]) -> list[str]:
+    return [document["video"]]
+
+
+def test_requests_are_unpacked_in_their_order(sitting: Any, model: Foretell, tiny_video: Path) -> None:
+    """test/eval/test_construct_requests.py: the six arguments of generate_until and of loglikelihood;
+    test/models/test_qwen3_vl_simple.py and test_llava_hf_generate_until.py: a string for every request."""
+    look, settings = model.watch(model.read(tiny_video)), {"temperature": 0, "until": ["\n"], "max_new_tokens": 8}
+    asked = [request("generate_until", question, settings, shown) for question in ("Which?", "Will it fall?")]
+    assert sitting.generate_until(asked) == [written(model, look, one.args[0], settings) for one in asked]
+    likely = request("loglikelihood", "Which?", lambda document: "red", shown)
+    assert sitting.loglikelihood([likely]) == [pytest.approx(losses(model, look, "Which?", ["red"])[0])]
+
+
+def test_rounds_are_refused_in_words(sitting: Any) -> None:
+    """test/eval/test_construct_requests.py: the seven arguments of generate_until_multi_round."""
+    asked = request("generate_until_multi_round", "Which?", {}, shown, lambda document: "Which?")
+    with pytest.raises(NotImplementedError, match="tasks of one round"):
+        sitting.generate_until_multi_round([asked])
 
 
 def is_right(model: Foretell, kind: str, look: Look, answer: str) -> bool:

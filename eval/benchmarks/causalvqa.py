@@ -1,7 +1,8 @@
 """CausalVQA: questions about causes in real videos, each put twice with other options (Foss et al. 2025).
 
-Layout and metric: facebookresearch/CausalVQA (README.md, croissant.json, scripts/prep_mllm_eval.py for the options,
-tasks/utils.py for paired accuracy). Answers are published for the debug set only.
+Layout: facebookresearch/CausalVQA, README.md (columns, debug/), croissant.json (debug/debug_metadata.csv, videos/*.mp4)
+and scripts/prep_mllm_eval.py (how options are written). Metric: causalvqa_aggregate_results of tasks/utils.py there,
+over all questions, as tasks/debug_causalvqa.yaml weighs them. Answers are published for the debug set only.
 """
 
 from collections.abc import Sequence
@@ -66,6 +67,6 @@ CAUSALVQA = Benchmark(
     licence="CC BY-NC 4.0, evaluation only; the videos under the Ego-Exo4D licence",
     load=load,
     figures=figures,
-    humans=Cited("85", "croissant.json of the repository; test set"),
-    best=Cited("62", "croissant.json of the repository: Gemini 2.5 Flash; test set"),
+    humans=Cited("85", "croissant.json of the repository; all questions"),
+    best=Cited("62", "croissant.json of the repository: Gemini 2.5 Flash; all questions"),
 )

@@ -1,8 +1,9 @@
 """CLEVRER: collisions of simple objects, and four types of questions about them (Yi et al. 2020, arXiv 1910.01442).
 
-Layout: data.csail.mit.edu/clevrer/README.txt (5 s videos in folders of 1000); the fields of validation.json as
-chuangg/CLEVRER reads them (executor/run_mc.py, run_oe.py). Metric: executor/run_mc.py, per option and per question;
-run_oe.py for descriptive questions. They are open there; here the options are all words that are an answer anywhere.
+Layout: chuangg/CLEVRER, executor/run_mc.py, run_oe.py and get_results.py for the fields of validation.json (scenes
+10000 to 14999); data.csail.mit.edu/clevrer/README.txt for the videos (5 s, in folders of 1000) and the licence. Metric:
+executor/run_mc.py, per option and per question; run_oe.py for descriptive questions. They are open there; here the
+options are all words that are an answer anywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -69,10 +70,10 @@ def _rows(video: str, scene: str, row: Row, words: Sequence[str]) -> Iterator[Ro
 def figures(rows: Sequence[Row]) -> Figures:
     """run_mc.py's figures: options that are judged right, and questions all of whose options are."""
     found: Figures = {}
-    for kind in CHOSEN:
-        if asked := [row for row in rows if row["kind"] == kind]:
-            found[f"{kind}, per question"] = accuracy(wholes(asked))
-            found[f"{kind}, per option"] = accuracy(singles(asked))
+    for name, kinds in {**{kind: (kind,) for kind in CHOSEN}, "overall": CHOSEN}.items():
+        if asked := [row for row in rows if row["kind"] in kinds]:
+            found[f"{name}, per question"] = accuracy(wholes(asked))
+            found[f"{name}, per option"] = accuracy(singles(asked))
     if told := [row for row in rows if row["kind"] == "descriptive"]:
         found["descriptive"] = accuracy(singles(told))
     return found

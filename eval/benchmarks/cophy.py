@@ -1,9 +1,10 @@
 """CoPhy, BlocktowerCF: will a tower with hidden masses, frictions and gravity stay as it is? (arXiv 1909.12000).
 
-Layout: fabienbaradel/cophy (README.md: blocktowerCF/<blocks>/<id>/cd/ with rgb.mp4 and states.npy; splits.zip;
-dataloaders/dataset_blocktower.py). Stability: bias_free_blocktower.py, states of the first and the last step that
-differ by less than 0.05 in all. The paper scores predicted 3-D poses, which an answer in words does not give; so this
-asks for the outcome of C alone, without the observed AB.
+Layout: fabienbaradel/cophy, README.md (blocktowerCF/<blocks>/<id>/cd/ with rgb.mp4 and states.npy),
+dataloaders/dataset_blocktower.py and dataloaders/splits/ (the lists, also in splits.zip). Stability:
+bias_free_blocktower.py there, states of the first and the last step that differ by less than 0.05 in all. The paper
+scores predicted 3-D poses (cf_learning/main.py), which an answer in words does not give; so this asks for the outcome
+of C alone, without the observed AB.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ COPHY = Benchmark(
     layout="blocktowerCF/3/<id>/cd/ and blocktowerCF/4/<id>/cd/ with rgb.mp4 and states.npy, and the test lists "
     "blocktowerCF_test_3_normal.txt and blocktowerCF_test_4_normal.txt of splits.zip in any folder",
     data="https://zenodo.org/record/3674790 (cophy_224.tar.gz, splits.zip)",
-    licence="see the Zenodo record",
+    licence="GPL-3.0 (the repository's); for the data see the Zenodo record",
     load=load,
     figures=figures,
 )

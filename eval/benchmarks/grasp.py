@@ -1,15 +1,16 @@
 """GRASP level 2: 16 tests of intuitive physics from a Unity simulator (Jassim et al. 2024, arXiv 2311.09048).
 
-Layout: i-machine-think/grasp (tools/prepare_data.py, generate_videos.py: level2/<scene>/000.mp4) with P_<test> for
-possible and IP_<test> for impossible scenes, paired by number, as facebookresearch/jepa-intuitive-physics reads them
-(evals/intuitive_physics/grasp_dataset.py) and scores them (eval.py: relative accuracy). GRASP itself asks language
-models for yes or no; its human score is of that task.
+Layout: i-machine-think/grasp, tools/prepare_data.py (level2/<scene>/<number>.mp4), grasp/tests/level2.py (P_<test> is
+possible, IP_<test> is not) and GRASP/Assets/Scenes/Level2/ (the 16 tests). GRASP itself asks language models for yes or
+no; its human score is of that task. Pairs by number and their metric: facebookresearch/jepa-intuitive-physics,
+evaluation_code/evals/intuitive_physics/grasp_dataset.py and compute_metrics of eval.py (relative accuracy), as the mean
+over tests that figures.ipynb takes.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from .shape import Benchmark, Cited, Figures, Row, Unlike, by_kind, event, inside, macro, told_apart, units_of
+from .shape import FIGURE_1, Benchmark, Cited, Figures, Row, Unlike, by_kind, event, inside, macro, told_apart, units_of
 
 
 def load(folder: Path) -> list[Row]:
@@ -45,4 +46,5 @@ GRASP = Benchmark(
     load=load,
     figures=figures,
     humans=Cited("80", "arXiv 2311.09048, abstract: yes/no on single videos"),
+    best=Cited("64 to 68", f"{FIGURE_1}; the best context length of each test"),
 )

@@ -1,8 +1,10 @@
 """IntPhys: quadruplets of two possible and two impossible movies made of the same frames (arXiv 1803.07616).
 
-Layout: facebookresearch/jepa-intuitive-physics (evals/intuitive_physics/intphys_dataset.py, README.md): dev/O1/01/1/
-with scene/*.png and status.json, whose header says is_possible. Metrics: the challenge's score.py (equations 1 and 2 of
-the paper) on plausibility = -surprise, as accuracies (1 - error); ties count one half (intphys.com, news 2020-01-27).
+Layout: bootphon/intphys, Tools/make_archives.py (dev.tar.gz: dev/ with pictures and a status.json whose header says
+is_possible) and Content/Scripts/tools/saver.py (dev/<block>/<scene>/1 to 4, two of them possible);
+facebookresearch/minimal_video_pairs, setup/setup_intphys.py, for O1/01/1/scene/scene_001.png to 100. Metrics: the
+relative and the absolute error (equations 1 and 2 of the paper) on plausibility = -surprise, as accuracies (1 - error);
+a null submission has the relative error 0.5 (intphys.cognitive-ml.fr, news 2020-01-27), so ties count one half.
 """
 
 from collections.abc import Sequence
@@ -72,7 +74,7 @@ INTPHYS = Benchmark(
     chance=0.5,
     layout="dev/O1/01/1/ to dev/O3/30/4/, each with scene/*.png and status.json",
     data="https://intphys.cognitive-ml.fr (dev.tar.gz)",
-    licence="see the download page",
+    licence="none stated by its authors that we found; ask them",
     load=load,
     figures=figures,
     humans=Cited("81", "figures.ipynb of facebookresearch/jepa-intuitive-physics: mean of six conditions; test set"),

@@ -1,8 +1,11 @@
 """IntPhys 2: possible and impossible events in rich virtual scenes (Bordes et al. 2025, arXiv 2506.09849).
 
-Layout: the dataset card facebook/IntPhys2 (Main/metadata.csv, Main/Videos/) with the columns that
-facebookresearch/IntPhys2 reads (ComputeScoreIntPhys2.ipynb, IntPhys2_transformers.py). Metric of models that predict:
-a scene's four videos are two pairs that share the prefix of `type` (1_Possible with 1_Impossible), never crossed.
+Layout: facebookresearch/IntPhys2, ComputeScoreIntPhys2.ipynb (Main/metadata.csv with SceneIndex, condition, type) and
+IntPhys2_transformers.py (<split>/Videos/*.mp4; the four types of a scene); file_name and Difficulty, which may be
+empty, as EvolvingLMMs-Lab/lmms-eval reads them from facebook/IntPhys2 (lmms_eval/tasks/intphys2/utils.py). Metric of
+models that predict: that of facebookresearch/jepa-intuitive-physics (compute_metrics of
+evaluation_code/evals/intuitive_physics/eval.py), on which README.md says that prediction_evals/ stands, over pairs that
+share the prefix of `type` (1_Possible with 1_Impossible) and are never crossed.
 """
 
 from collections.abc import Sequence
@@ -30,8 +33,8 @@ def _row(row: dict[str, str]) -> Row:
         raise Unlike(f"type {row['type']!r} in metadata.csv is none of 1_Possible, 1_Impossible, 2_...")
     scene = row["SceneIndex"]
     made = event(
-        row["file_name"], f"{SPLIT}/{row['file_name']}", outcome == "Possible", scene=scene, kind=row["Difficulty"],
-        unit=f"{scene}-{prefix}",
+        row["file_name"], f"{SPLIT}/{row['file_name']}", outcome == "Possible", scene=scene,
+        kind=row["Difficulty"] or "unknown", unit=f"{scene}-{prefix}",
     )  # fmt: skip
     return {**made, "condition": row["condition"].partition("_")[0]}
 

@@ -1,7 +1,8 @@
 """MVP: minimal video pairs, one question with opposite answers in two near-identical videos (arXiv 2506.09987).
 
-Fields, video folder and metric: facebookresearch/minimal_video_pairs (tasks/mvp/utils.py, mvp.yaml, README.md). The
-annotations are parquet files on the Hub; export each subset once, so that no parquet reader is needed here:
+Layout and metric: facebookresearch/minimal_video_pairs, tasks/mvp/utils.py (fields, videos/<video_path>, pairs,
+compute_metrics), tasks/mvp/mvp.yaml and mvp_mini.yaml (subsets, all of the same weight) and Makefile (download_videos).
+The annotations are parquet files on the Hub; export each subset once, so that no parquet reader is needed here:
 `load_dataset("facebook/minimal_video_pairs", "intuitive_physics", split="mini").to_json("intuitive_physics.jsonl")`.
 """
 
@@ -44,10 +45,9 @@ def load(folder: Path) -> list[Row]:
 
 def _row(subset: str, row: Row) -> Row:
     unit = f"{subset}/{row['video_id'].rpartition('_')[0]}"
-    video = f"videos/{row['video_path'].lstrip('/')}"
     return question(
-        f"{subset}/{row['video_id']}", video, row["question"], _options(row["candidates"]), str(row["answer"]),
-        scene=unit, kind=subset, unit=unit,
+        f"{subset}/{row['video_id']}", f"videos/{row['video_path']}", row["question"], _options(row["candidates"]),
+        str(row["answer"]), scene=unit, kind=subset, unit=unit,
     )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """Perception Test, multiple-choice video questions: everyday videos, three options (arXiv 2305.13786).
 
-Layout and metric: google-deepmind/perception_test (README.md: annotations, metrics, cut frames; for the nesting of the
-JSON and videos/ data_visualisation.ipynb). Videos whose end gives answers away are cut at the frame that
-cut_frame_mapping_valid.json tells, as the README asks for.
+Layout and metric: google-deepmind/perception_test, README.md (fields of questions, top-1 accuracy, cut frames),
+data_visualisation.ipynb (how the JSON is nested; videos/); that answer_id counts from 0: EvolvingLMMs-Lab/lmms-eval,
+lmms_eval/tasks/perceptiontest/val/utils.py. Videos whose end gives answers away are cut where
+cut_frame_mapping_valid.json tells, as the README asks for; it does not tell whether that frame is still shown, so here
+it is not.
 """
 
 from collections.abc import Iterator, Sequence

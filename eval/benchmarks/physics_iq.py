@@ -1,9 +1,10 @@
 """Physics-IQ: what really happened next in 66 filmed scenarios, against what a video generator made (arXiv 2501.09038).
 
-Layout: google-deepmind/physics-IQ-benchmark (README.md for the names; code/run_physics_iq.py for
-split-videos/testing/30FPS/ and for ids of take 1, 0001 to 0198; one folder of {id}_*.mp4 a generator). The benchmark
-scores generators by their pixels. Here a world model is scored: is it less surprised by the filmed continuation than by
-the generated one? No score of this ranking was published.
+Layout: google-deepmind/physics-IQ-benchmark, README.md (names; split-videos/testing-videos/30FPS/; a folder of
+{id}_*.mp4 for every generator), code/run_physics_iq.py (split-videos/testing/30FPS/; ids of take 1, 0001 to 0198) and
+descriptions/descriptions.csv. The folder generated/ around those of the generators is ours. The benchmark scores
+generators by their pixels (code/calculate_iq_score.py). Here a world model is scored: is it less surprised by the
+filmed continuation than by the generated one? No score of this ranking was published.
 """
 
 from collections.abc import Iterator, Sequence

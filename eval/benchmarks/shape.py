@@ -18,6 +18,7 @@ from ..stats import Figure, balanced_accuracy, figure, mean_of
 Row = Mapping[str, Any]
 Figures = dict[str, Figure]
 YES_NO = ("yes", "no")
+FIGURE_1 = "V-JEPA, 95% interval that figures.ipynb of facebookresearch/jepa-intuitive-physics prints for its Figure 1"
 
 
 class Unlike(ValueError):

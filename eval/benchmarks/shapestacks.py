@@ -1,8 +1,8 @@
 """ShapeStacks: pictures of stacks of blocks, stable or about to fall (Groth et al. 2018).
 
-Layout, label and metric: ogroth/shapestacks (README.md; data_provider/shapestacks_provider.py: stable exactly where the
-scenario's name holds vcom=0 and vpsf=0, pictures rgb-*-mono-0.png; accuracy over pictures). A picture is shown as a
-video of one frame.
+Layout and label: ogroth/shapestacks, README.md (splits/, recordings/) and data_provider/shapestacks_provider.py (stable
+exactly where the scenario's name holds vcom=0 and vpsf=0; pictures rgb-*-mono-0.png). Metric: accuracy over pictures
+(tf_models/inception/inception_model.py, test_inception_v4_shapestacks.py). A picture is shown as a video of one frame.
 """
 
 from collections.abc import Iterator, Sequence
