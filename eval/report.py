@@ -174,9 +174,10 @@ def text_section(name: str) -> str:
 
 
 def benchmark_table() -> str:
-    """What is known of every public benchmark, and our figure where its results are here."""
+    """What is known of every public benchmark; our figure where its results are here, and where these come from."""
     rows = ([b.title, b.protocol, f"{100 * b.chance:.1f}", _cited(b.humans), _cited(b.best), _ours(b)] for b in _all())
-    return _table(["benchmark", "protocol", "chance", "humans", "best published", "Foretell"], rows)
+    table = _table(["benchmark", "protocol", "chance", "humans", "best published", "Foretell"], rows)
+    return "\n\n".join([table, *(_measured(b) for b in _all() if _has_results(b))])
 
 
 def _all() -> "Iterable[Benchmark]":
@@ -189,12 +190,29 @@ def _cited(score: "Cited | None") -> str:
     return f"{score.score} ({score.source})" if score else "none verified"
 
 
+def _has_results(benchmark: "Benchmark") -> bool:
+    return (RESULTS / f"{benchmark.name}.json").is_file()
+
+
 def _ours(benchmark: "Benchmark") -> str:
-    """The headline figure, or how to get it."""
-    if not (RESULTS / f"{benchmark.name}.json").is_file():
+    """The headline figure and its controls, or how to get them."""
+    if not _has_results(benchmark):
         return f"{'run' if benchmark.make else 'bring the data:'} `foretell eval {benchmark.name}`"
     found = results(benchmark.name)
-    return f"{percent(found['figures'][benchmark.headline][MODEL])}{'' if found['data']['whole'] else ', a part'}"
+    figures = dict(found["figures"][benchmark.headline])
+    own = percent(figures.pop(MODEL))
+    controls = [f"{title(taker)} {percent(figure)}" for taker, figure in figures.items()]
+    return "; ".join([own if found["data"]["whole"] else f"{own}, a part", *controls])
+
+
+def _measured(benchmark: "Benchmark") -> str:
+    """Where a public benchmark's figure comes from."""
+    found = results(benchmark.name)
+    return (
+        f"{benchmark.title}: measured by `{found['command']}` at commit `{found['commit']}` on {found['date']} "
+        f"({found['machine']}), on {found['data']['rows']:,} items of {found['data']['scenes']:,} scenes. In brackets: "
+        "95% bootstrap intervals over scenes."
+    )
 
 
 def block(name: str) -> str:

@@ -637,11 +637,21 @@ def test_a_wrong_folder_is_one_line_at_the_command_line(tmp_path: Path, capsys: 
 def test_the_table_says_ours_or_bring_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     figure = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 10, "chance": 0.5}
-    found = {"figures": {"pairs": {"foretell": figure}}, "data": {"whole": False}}
+    found: dict[str, Any] = {"figures": {"pairs": {"foretell": figure, "pixel change": {**figure, "value": 0.5}}}}
+    found |= {
+        "data": {"whole": False, "rows": 20, "scenes": 5},
+        "command": "c",
+        "commit": "d",
+        "date": "e",
+        "machine": "f",
+    }
     (tmp_path / "intphys2.json").write_text(json.dumps(found))
-    text = report.block("benchmarks")
+    text, *measured = report.block("benchmarks").split("\n\n")
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()}
     assert len(text.splitlines()) == 2 + len(NAMES)
-    assert lines["IntPhys 2"].endswith("| 60.0 [50.0, 70.0], a part |")
+    assert lines["IntPhys 2"].endswith("| 60.0 [50.0, 70.0], a part; pixel change 50.0 [50.0, 70.0] |")
+    assert [line.partition(". In brackets")[0] for line in measured] == [
+        "IntPhys 2: measured by `c` at commit `d` on e (f), on 20 items of 5 scenes"
+    ]
     assert lines["MVP"].endswith("| bring the data: `foretell eval mvp` |")
     assert "92.9 (arXiv 2506.09987, abstract)" in lines["MVP"]

@@ -13,7 +13,8 @@ import torch
 from foretell.eval import report
 from foretell.eval.harness import text, worlds
 from foretell.eval.harness.watched import Look, losses, video_of, written
-from foretell.reasoner.answer import Answer, Foretell
+from foretell.eval.record import mark
+from foretell.reasoner.answer import NANO, Answer, Foretell
 
 from .reasoner_tiny import noise, tiny_foretell
 
@@ -248,6 +249,10 @@ def test_without_lm_eval_the_environment_that_has_it_is_named(
     monkeypatch.setattr(text, "find_spec", lambda _: None)
     assert text.main(["--out", str(tmp_path / "text.json")]) == 2
     assert "make lm-eval" in capsys.readouterr().err
+
+
+def test_the_shipped_lora_is_the_one_that_was_examined() -> None:
+    assert report.results(f"{NANO.name}-text")["model"]["lora"] == mark(NANO / "lora")
 
 
 def test_the_card_shows_what_tuning_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ def test_without_the_package_one_line_says_how_to_get_it(
     assert told == "error: playing I-PHYRE needs the package iphyre: pip install 'foretell[iphyre]'\n"
 
 
+def test_the_help_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "iphyre", "--help"]) == 0
+    assert room.EXTRA in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("name", ["support", "seesaw_angle", "multi_ball_lever"])
 def test_a_course_ends_as_the_package_says(games: Any, name: str) -> None:
     from iphyre.simulator import IPHYRE
