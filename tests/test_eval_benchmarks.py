@@ -5,11 +5,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from foretell.__main__ import main
@@ -23,12 +25,20 @@ from foretell.eval.benchmarks.watch import filmed, pixel_change, surprise_of, wh
 from foretell.eval.surprise import open_watcher, watch_video
 from foretell.perception.encoder import tiny_config
 from foretell.perception.video import read_clip
+from foretell.reasoner.answer import NANO
 
 from .conftest import moving_square, write_video
 from .reasoner_tiny import tiny_foretell
 
 Row = Mapping[str, Any]
-Build = Callable[[Path, Path], None]  # the folder to fill, a tiny video to copy
+Build = Callable[[Path, Path], None]  # the folder to fill, a video to copy
+WORLD = NANO / "examples" / "collide.mp4"  # of this project's own worlds: 24 pictures, 3 s
+
+
+@cache
+def pictures() -> NDArray[np.uint8]:
+    """The first three pictures of it."""
+    return read_clip(WORLD, rate=8, count=3).frames
 
 
 def put(video: Path, *paths: Path) -> None:
@@ -125,7 +135,7 @@ def build_intphys(folder: Path, video: Path) -> None:
             place = folder / "dev" / block / "01" / str(movie)
             write(place / "status.json", json.dumps({"header": {"is_possible": possible}, "frames": []}))
             (place / "scene").mkdir()
-            for number, frame in enumerate(moving_square(3, 16), start=1):
+            for number, frame in enumerate(pictures(), start=1):
                 Image.fromarray(frame).save(place / "scene" / f"scene_{number:03d}.png")
 
 
@@ -150,7 +160,7 @@ def build_shapestacks(folder: Path, video: Path) -> None:
             place = folder / "recordings" / name
             place.mkdir(parents=True)
             for picture in ("rgb-w=5-f=1-l=1-c=0-cam_1-mono-0.png", "vseg-w=0-f=0-l=0-c=0-cam_1-mono-0.map"):
-                Image.fromarray(moving_square(1, 16)[0]).save(place / picture, format="PNG")
+                Image.fromarray(pictures()[0]).save(place / picture, format="PNG")
 
 
 def build_cophy(folder: Path, video: Path) -> None:
@@ -221,11 +231,11 @@ LAYOUTS: dict[str, Build] = {
 
 
 @pytest.fixture
-def laid_out(tmp_path: Path, tiny_video: Path) -> Callable[[str], Path]:
+def laid_out(tmp_path: Path) -> Callable[[str], Path]:
     def build(name: str) -> Path:
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
-        LAYOUTS[name](folder, tiny_video)
+        LAYOUTS[name](folder, WORLD)
         return folder
 
     return build
