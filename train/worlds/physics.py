@@ -1,8 +1,10 @@
 """Run a compiled scene and remember what questions ask about: poses, contacts, sinking; then draw the frames."""
 
 import importlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import mujoco
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 from .scene import Array, Look, Rng, Scene, compile_scene
 
 HORIZON = 3.0  # seconds within which an outcome counts (DESIGN, Outcomes)
+
+Change = Callable[[mujoco.MjData], None]  # of poses and velocities
+Act = tuple[int, Change]  # after which step, and what is done then
 
 
 @dataclass
@@ -48,24 +53,23 @@ def _note_contacts(data: mujoco.MjData, bodies: dict[int, int], contacts: dict[t
             contacts.setdefault(pair, float(data.time))
 
 
-def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON) -> Trajectory:
-    """Step the physics; once everything rests for 0.4 s the rest of the time repeats that state."""
+def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON, act: Act | None = None) -> Trajectory:
+    """Step the physics. act: an intervention; what it does is seen from the next step on."""
     data = _launch(model, scene)
     steps, n = round(seconds / model.opt.timestep), len(scene.bodies)
     qpos = np.empty((steps + 1, model.nq))
     geoms = {mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, f"body{i}"): i for i in range(n)}
     contacts: dict[tuple[int, int], float] = {}
-    qpos[0], calm = data.qpos, 0
+    qpos[0] = data.qpos
     _note_contacts(data, geoms, contacts)
-    for step in range(1, steps + 1):
-        mujoco.mj_step(model, data)
-        qpos[step] = data.qpos
-        if scene.contacts and data.ncon:
-            _note_contacts(data, geoms, contacts)
-        calm = calm + 1 if step % 4 or np.abs(data.qvel).max() < 4e-3 else 0
-        if calm > 100:
-            qpos[step + 1 :] = data.qpos
-            break
+    note = partial(_note_contacts, data, geoms, contacts) if scene.contacts else None
+    if act is None:
+        _run(model, data, qpos[1:], note)
+    else:
+        when, change = act
+        _run(model, data, qpos[1 : when + 1], note)
+        change(data)
+        _run(model, data, qpos[when + 1 :], note)
     poses = qpos.reshape(steps + 1, n, 7)
     return Trajectory(np.arange(steps + 1) * model.opt.timestep, poses[..., :3], poses[..., 3:], qpos, contacts)
 
@@ -74,6 +78,21 @@ def act(scene: Scene, look: Look, rng: Rng) -> tuple[mujoco.MjModel, Trajectory]
     """What is drawn, and what happens."""
     model = compile_scene(scene, look, rng)
     return model, simulate(model, scene)
+
+
+def _run(model: mujoco.MjModel, data: mujoco.MjData, qpos: Array, note: Callable[[], None] | None) -> None:
+    """Fill in the coming steps [S, nq]; once everything rests for 0.4 s the rest of the time repeats that state."""
+    calm, end = 0, data.time + len(qpos) * model.opt.timestep
+    for step in range(len(qpos)):
+        mujoco.mj_step(model, data)
+        qpos[step] = data.qpos
+        if note is not None and data.ncon:
+            note()
+        calm = calm + 1 if (step + 1) % 4 or np.abs(data.qvel).max() < 4e-3 else 0
+        if calm > 100:
+            qpos[step + 1 :] = data.qpos
+            data.time = end
+            return
 
 
 def load_llvm() -> None:
