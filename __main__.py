@@ -22,6 +22,7 @@ from .eval.benchmarks import LIVE, NAMES
 if TYPE_CHECKING:
     from .eval.doctor import Check
     from .reasoner.answer import Answer
+    from .reasoner.plan import Plan
     from .train.pairs import Report
     from .train.recipes import FitRecipe
 
@@ -112,6 +113,31 @@ def answer(
     _tell({"out": str(out), **asdict(counts)}, text, as_json)
     if counts.failed:
         raise typer.Exit(1)
+
+
+@app.command("plan", epilog="Example: foretell plan clip.mp4 'make the tower fall to the left' --until 0.25")
+def plan_action(
+    video: Annotated[Path, typer.Argument(help="A video file: mp4, mov, mkv, webm or avi.")],
+    goal: Annotated[str, typer.Argument(help="What to make happen; or a yes/no question that should become a yes.")],
+    until: Annotated[float | None, typer.Option(help="Show only the first seconds; left out: the whole video.")] = None,
+    model: Model = None,
+    llm: Llm = None,
+    load_in_4bit: FourBit = False,
+    as_json: Json = False,
+) -> None:
+    """Choose what to do to the objects in a video, take one away or push it, so that something comes about."""
+    from .reasoner import alone  # noqa: F401  # first: it makes the start-up shorter
+    from .reasoner.answer import Foretell
+    from .reasoner.plan import plan, read_goal
+
+    wanted = read_goal(goal)
+    with _working("loading the model"):
+        foretell = Foretell.load(model, llm, load_in_4bit)
+    with _working("reading the video"):
+        clip = foretell.read(video, until)
+    with _working("trying what could be done"):
+        found = plan(foretell, clip, wanted)
+    _tell({"video": str(video), "goal": goal, "until": until, **found.told()}, _considered(found), as_json)
 
 
 @app.command(epilog="Example: foretell surprise clip.mp4 --save-plot surprise.png")
@@ -505,6 +531,27 @@ def eval_surprise(
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 
+@evaluate.command(epilog="Example: foretell eval planning worlds/test --out runs/planning.json --limit 100")
+def planning(
+    context: typer.Context,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a line for every tower.")],
+    model: Model = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many towers; left out: all of them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan for towers and carry the plans out in the worlds behind the videos: how often is the goal reached, beside
+    random choice and the best that could be done?"""
+    from rich.progress import track
+
+    from .eval import planning as room
+
+    follow = partial(track, description="planning", console=Console(stderr=True))
+    command = shlex.join(["foretell", *context.obj])
+    found = room.run(model, data, out, limit=limit, command=command, track=lambda tasks: iter(follow(tasks)))
+    _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
+
+
 def _benchmark(name: str) -> Callable[..., None]:
     """The command of one public benchmark."""
 
@@ -605,6 +652,16 @@ def _odds(answer: "Answer") -> Table:
             "", option, f"{odds:.0%}", "\u2588" * round(20 * odds), style="bold" if option == answer.text else ""
         )
     return table
+
+
+def _considered(plan: "Plan") -> Group:
+    """What to do and how sure that is, then all that was considered: chance of reaching the goal, share proposed."""
+    table = Table("", Column("goal reached", justify="right"), Column("proposed", justify="right"), "then", box=None)
+    for one in plan.choices:
+        odds = "" if one.reached is None else f"{one.reached:.0%}"
+        table.add_row(str(one.action), odds, f"{one.proposed:.0%}", ", ".join((one.expected or {}).values()))
+    sure = "too unsure to rely on" if plan.abstained else "sure enough to act"
+    return Group(str(plan.best.action), f"confidence {plan.confidence:.0%} ({sure})", table)
 
 
 def _course(curve: Sequence[Mapping[str, float]]) -> Table:

@@ -24,6 +24,7 @@ from foretell.train.recipes import ENCODERS, RECIPES, tiny
 COMMANDS = {
     "ask": "VIDEO QUESTION --until --options --model --llm --load-in-4bit --save-plot --json",
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
+    "plan": "VIDEO GOAL --until --model --llm --load-in-4bit --json",
     "surprise": "VIDEO --model --until --context --window --save-plot --json",
     "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --engine --workers "
     "--preview --json",
@@ -37,6 +38,7 @@ COMMANDS = {
     "eval gauges": "RUNS --out --test --val --json",
     "eval diagnose": "DATA --train --out --model --probes --variables --labels --limit --json",
     "eval surprise": "DATA --out --model --json",
+    "eval planning": "DATA --out --model --limit --json",
     **{f"eval {name}": "--data --out --model --limit --controls --no-controls --json" for name in NAMES},
     "eval iphyre": "--out --data --model --limit --controls --no-controls --json",
     "bench": "DATA --val --test --runs --out --quick --json",

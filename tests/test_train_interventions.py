@@ -104,7 +104,7 @@ def test_a_push_goes_where_the_camera_sees_it_go(standing: Story, painter: Paint
     at, later = standing.trajectory.at(standing.until), standing.trajectory.at(standing.until + 0.1)
     seen = []
     for side in ("left", "right"):
-        path = intervene(standing, Push(top, side), standing.until).trajectory.qpos  # type: ignore[arg-type]
+        path = intervene(standing, Push(top, side), standing.until).trajectory.qpos
         before, after = painter.draw(standing.model, standing.look, path[[at, later]]).astype(float)
         changed = np.abs(after - before).sum(-1)
         seen.append((changed.sum(0) * np.arange(64)).sum() / changed.sum())
