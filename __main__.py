@@ -183,6 +183,9 @@ def worlds(
     violations: Annotated[
         bool, typer.Option("--violations", help="In place of questions: 2 possible and 2 impossible clips a scene.")
     ] = False,
+    interventions: Annotated[
+        bool, typer.Option("--interventions", help="Also DIR/interventions.jsonl: questions of what would happen if.")
+    ] = False,
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 64,
     frames: Annotated[int, typer.Option(help="Frames a clip.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 8.0,
@@ -196,12 +199,19 @@ def worlds(
 ) -> None:
     """Make worlds: clips with questions whose answers are exact, or quadruplets whose impossible half breaks a law."""
     from .train.worlds import PROPERTIES, SCENARIOS, Spec, generate, generate_violations
+    from .train.worlds.whatif import write_whatif
 
+    if violations and interventions:
+        raise ValueError("--interventions asks about worlds with questions, --violations makes worlds without: choose")
     known, make = (PROPERTIES, generate_violations) if violations else (SCENARIOS, generate)
-    chosen = _listed(scenarios) or tuple(known)
-    made = make(out, clips, seed, Spec(chosen, size, frames, fps, shadows, engine), workers, preview)
-    summary = {"out": str(made.out), "clips": made.clips, "questions": made.questions, "by_type": made.by_type}
-    told = f"{made.clips // 4} quadruplets" if violations else f"{made.questions} questions"
+    spec = Spec(_listed(scenarios) or tuple(known), size, frames, fps, shadows, engine)
+    made = make(out, clips, seed, spec, workers, preview)
+    more = write_whatif(out, clips, seed, spec, workers) if interventions else 0
+    summary = {
+        "out": str(made.out), "clips": made.clips, "questions": made.questions, "interventions": more,
+        "by_type": made.by_type,
+    }  # fmt: skip
+    told = f"{made.clips // 4} quadruplets" if violations else f"{made.questions + more} questions"
     _tell(summary, f"{made.clips} clips and {told} in {made.out}", as_json)
 
 

@@ -22,7 +22,7 @@ from ..perception.video import Clip
 from .actions import SIDES, Action, Nothing, Remove, actions
 from .answer import YES_NO, Foretell, Question, is_yes_no
 
-BEAM = 6
+BEAM = 12
 """Actions that are verified, the likeliest ones first."""
 SLIDE = 1.0
 """How far a pushed object is pictured to slide, in widths of its own."""

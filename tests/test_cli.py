@@ -26,7 +26,8 @@ COMMANDS = {
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
     "plan": "VIDEO GOAL --until --model --llm --load-in-4bit --json",
     "surprise": "VIDEO --model --until --context --window --save-plot --json",
-    "worlds": "OUT --clips --seed --scenarios --violations --size --frames --fps --shadows --engine --workers "
+    "worlds": "OUT --clips --seed --scenarios --violations --interventions --size --frames --fps --shadows --engine "
+    "--workers "
     "--preview --json",
     "features": "DATA --encoder --out --mirror --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --track --json",
@@ -170,6 +171,9 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         (["surprise", "none.mp4", "--model", "nowhere"], "nowhere: no encoder there"),
         (["worlds", "there", "--clips", "6", "--seed", "1", "--violations"], "a multiple of 4"),
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--scenarios", "towers"], "permanence"),
+        (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--interventions"], "choose"),
+        (["plan", "clip.mp4", "fall"], "as in 'make the tower fall to the left'"),
+        (["eval", "planning", "nowhere", "--out", "x.json"], "nowhere holds no clips.jsonl"),
         (["eval", "surprise", "nowhere", "--out", "x.json"], "nowhere holds no violations.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json", "--control", "random"], "NAME=DIR"),
     ],

@@ -376,7 +376,9 @@ def test_a_readme_is_rewritten_between_its_markers_only(measured: Path) -> None:
     text = measured.read_text()
     assert text.startswith("# Mine\n\n<!-- figures:begin model -->\n| questions |")
     assert text.endswith("<!-- figures:end -->\n\nthe rest\n")
-    assert re.search(r"towers: will it fall\? \| balanced accuracy \| 20 \| 50\.0 \[\d\d\.\d, \d\d\.\d\] \| 100\.0 ", text), text
+    assert re.search(
+        r"towers: will it fall\? \| balanced accuracy \| 20 \| 50\.0 \[\d\d\.\d, \d\d\.\d\] \| 100\.0 ", text
+    ), text
     assert report.main(["--check", str(measured)]) == 0
     measured.write_text(text.replace("| 20 | 50.0 [", "| 21 | 50.0 ["))
     assert report.main(["--check", str(measured)]) == 1
