@@ -34,6 +34,7 @@ GOALS: dict[str, str] = {
     STAND: "make the tower stay standing",
     **{side: f"make the tower fall to the {side}" for side in SIDES},
 }
+TIMES, MORE = "times random choice", "above words"
 TAKERS = ("planner", "proposal alone", "words", "random choice", "best possible")
 
 
@@ -126,7 +127,8 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Statistic:
 
 
 def figures(rows: Sequence[Row]) -> list[Row]:
-    """Success of every taker, and the planner's over random choice's, for all goals together and for each."""
+    """Success of every taker for all goals together and for each, and how the planner's compares: how many times random
+    choice's it is, and how much it is above what words alone give away."""
     found = []
     for goal in ("all", *GOALS):
         some = [row for row in rows if goal in ("all", row["goal"])]
@@ -136,10 +138,13 @@ def figures(rows: Sequence[Row]) -> list[Row]:
         for taker in TAKERS:
             told = figure(mean_of([row[taker] for row in some]), scenes, chance)
             found.append({"goal": goal, "taker": taker, "metric": "success", **asdict(told)})
-        times = ratio([row["planner"] for row in some], [row["random choice"] for row in some])
-        found.append(
-            {"goal": goal, "taker": "planner", "metric": "times random choice", **asdict(figure(times, scenes, 1.0))}
-        )
+        mine, random, words = ([row[taker] for row in some] for taker in ("planner", "random choice", "words"))
+        for metric, statistic, even in (
+            (TIMES, ratio(mine, random), 1.0),
+            (MORE, mean_of(np.subtract(mine, words)), 0.0),
+        ):
+            told = figure(statistic, scenes, even)
+            found.append({"goal": goal, "taker": "planner", "metric": metric, **asdict(told)})
     return found
 
 
@@ -185,13 +190,18 @@ def _answered(
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Success by goal and taker as Markdown, in per cent with intervals; last how many times random choice's it is."""
+    """Success by goal and taker as Markdown, in per cent with intervals; then how the planner's compares."""
     cells = {(row["goal"], row["taker"], row["metric"]): row for row in found["figures"]}
-    lines = [["goal", "towers", *TAKERS, "planner / random"], ["---", *["---:"] * (len(TAKERS) + 2)]]
+    columns = [*((taker, "success", 100) for taker in TAKERS), ("planner", TIMES, 1), ("planner", MORE, 100)]
+    names = [taker if metric == "success" else f"{taker} {metric}" for taker, metric, _ in columns]
+    lines = [["goal", "towers", *names], ["---", *["---:"] * (len(columns) + 1)]]
     for goal in dict.fromkeys(goal for goal, _, _ in cells):
-        row = [cells[goal, taker, "success"] for taker in TAKERS]
-        times = cells[goal, "planner", "times random choice"]
-        told = [f"{100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}]" for one in row]
-        more = f"{times['value']:.1f} [{times['low']:.1f}, {times['high']:.1f}]"
-        lines.append([GOALS.get(goal, goal), str(row[0]["n"]), *told, more])
+        row = [(cells[goal, taker, metric], scale) for taker, metric, scale in columns]
+        lines.append([GOALS.get(goal, goal), str(row[0][0]["n"]), *(_cell(*one) for one in row)])
     return "\n".join(f"| {' | '.join(one)} |" for one in lines)
+
+
+def _cell(told: Mapping[str, float], scale: int) -> str:
+    """A figure with its interval: per cent in whole ones, a ratio to a decimal."""
+    value, low, high = (f"{scale * told[name]:.{1 if scale == 1 else 0}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

@@ -9,7 +9,6 @@ true. The action with the best odds is the plan. No simulator is asked, and no m
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -187,7 +186,7 @@ def _told(goal: Goal) -> str:
 def verify(foretell: Foretell, sight: Sight, goal: Goal, choices: Sequence[Choice]) -> list[Choice]:
     """Watch what each action would look like, and ask the goal's questions of it."""
     features, imagined = zip(*(foretell.watch(sight.after(one.action)) for one in choices), strict=True)
-    expected = list(compress(imagined, [one is not None for one in imagined]))
+    expected = [one for one in imagined if one is not None]  # all of them, or none where imagination is off
     answers = foretell.answer_features(
         torch.cat(features), torch.cat(expected) if expected else None, [goal.questions] * len(choices)
     )

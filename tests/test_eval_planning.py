@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foretell.eval import planning
-from foretell.eval.planning import GOALS, STAND, Task, by_words, figures, outcomes, ratio, scored, tasks
+from foretell.eval.planning import GOALS, MORE, STAND, TIMES, Task, by_words, figures, outcomes, ratio, scored, tasks
 from foretell.eval.planning import run as run_planning
 from foretell.reasoner.actions import Action, Nothing, Push, Remove
 from foretell.reasoner.answer import Foretell
@@ -126,7 +126,11 @@ def test_figures_say_chance_and_n() -> None:
     mine = found["left", "planner", "success"]
     assert (mine["value"], mine["n"], mine["chance"]) == (0.75, 4, pytest.approx(1 / 3))
     assert mine["low"] < 0.75 < mine["high"] <= 1
-    assert found["all", "planner", "times random choice"]["value"] == pytest.approx(2.25)
+    assert found["all", "planner", TIMES]["value"] == pytest.approx(2.25)
+    assert found["all", "planner", MORE]["value"] == pytest.approx(-0.25)
+    told = planning.table({"figures": list(found.values())}).splitlines()
+    assert told[0].endswith("| planner times random choice | planner above words |")
+    assert told[2].startswith("| all | 4 | 75 [25, 100] | 0 [0, 0] | 100 [100, 100] | 33 [33, 33] |")
 
 
 def test_worlds_without_towers_are_refused(tmp_path: Path) -> None:
