@@ -34,7 +34,7 @@ GOALS: dict[str, str] = {
     STAND: "make the tower stay standing",
     **{side: f"make the tower fall to the {side}" for side in SIDES},
 }
-TIMES, MORE = "times random choice", "above words"
+TIMES, MORE, SURER = "times random choice", "above words", "confidence above success"
 TAKERS = ("planner", "proposal alone", "words", "random choice", "best possible")
 
 
@@ -128,7 +128,7 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Statistic:
 
 def figures(rows: Sequence[Row]) -> list[Row]:
     """Success of every taker for all goals together and for each, and how the planner's compares: how many times random
-    choice's it is, and how much it is above what words alone give away."""
+    choice's it is, how much it is above what words alone give away, and below what the planner itself expects."""
     found = []
     for goal in ("all", *GOALS):
         some = [row for row in rows if goal in ("all", row["goal"])]
@@ -138,10 +138,12 @@ def figures(rows: Sequence[Row]) -> list[Row]:
         for taker in TAKERS:
             told = figure(mean_of([row[taker] for row in some]), scenes, chance)
             found.append({"goal": goal, "taker": taker, "metric": "success", **asdict(told)})
-        mine, random, words = ([row[taker] for row in some] for taker in ("planner", "random choice", "words"))
+        names = ("planner", "random choice", "words", "confidence")
+        mine, random, words, stated = ([row[name] for row in some] for name in names)
         for metric, statistic, even in (
             (TIMES, ratio(mine, random), 1.0),
             (MORE, mean_of(np.subtract(mine, words)), 0.0),
+            (SURER, mean_of(np.subtract(stated, mine)), 0.0),
         ):
             told = figure(statistic, scenes, even)
             found.append({"goal": goal, "taker": "planner", "metric": metric, **asdict(told)})
@@ -192,7 +194,8 @@ def _answered(
 def table(found: Mapping[str, Any]) -> str:
     """Success by goal and taker as Markdown, in per cent with intervals; then how the planner's compares."""
     cells = {(row["goal"], row["taker"], row["metric"]): row for row in found["figures"]}
-    columns = [*((taker, "success", 100) for taker in TAKERS), ("planner", TIMES, 1), ("planner", MORE, 100)]
+    columns = [(taker, "success", 100) for taker in TAKERS]
+    columns += [("planner", metric, scale) for metric, scale in ((TIMES, 1), (MORE, 100), (SURER, 100))]
     names = [taker if metric == "success" else f"{taker} {metric}" for taker, metric, _ in columns]
     lines = [["goal", "towers", *names], ["---", *["---:"] * (len(columns) + 1)]]
     for goal in dict.fromkeys(goal for goal, _, _ in cells):

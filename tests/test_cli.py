@@ -16,8 +16,10 @@ import typer
 from foretell.__main__ import _fields, _parsed, _recipe, app, main
 from foretell.eval.benchmarks import NAMES
 from foretell.perception.video import Clip, VideoError
+from foretell.reasoner.actions import Nothing, Push
 from foretell.reasoner.answer import Answer, Foretell
 from foretell.reasoner.batch import Counts
+from foretell.reasoner.plan import Choice, Goal, Plan
 from foretell.train.pairs import Source
 from foretell.train.recipes import ENCODERS, RECIPES, tiny
 
@@ -197,6 +199,27 @@ def test_an_answer_to_options(oracle: Oracle, video: str, capsys: pytest.Capture
     assert oracle.asked == [(video, 0.5)]
 
 
+def test_a_plan_is_told_with_all_that_was_considered(
+    oracle: Oracle, video: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(foretell: Foretell, clip: Clip, goal: Goal) -> Plan:
+        expected = {question: want for question, _, want in goal.wanted}
+        return Plan(goal, (Choice(Push("red", "left"), 0.3, 0.9, expected), Choice(Nothing(), 0.7)), abstained=False)
+
+    monkeypatch.setattr("foretell.reasoner.plan.plan", plan)
+    command = ["plan", video, "make the tower fall to the left", "--until", "0.5"]
+    assert main(command) == 0
+    first, sure, *rest = capsys.readouterr().out.splitlines()
+    assert (first, sure) == ("Push the red block to the left", "confidence 90% (sure enough to act)")
+    assert any("Do nothing" in line and "70%" in line for line in rest)
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["expected"] == {"Will the tower fall?": "yes", "Which way will the tower fall?": "left"}
+    assert (told["action"], told["confidence"], told["until"]) == (first, 0.9, 0.5)
+    assert [one["reached"] for one in told["considered"]] == [0.9, None]
+    assert oracle.asked == [(video, 0.5)] * 2
+
+
 def test_an_open_answer_is_streamed_once(oracle: Oracle, video: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", video, "What happens next?"]) == 0
     printed = capsys.readouterr().out
@@ -267,7 +290,11 @@ def test_worlds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert main(["worlds", str(tmp_path), "--clips", "3", "--seed", "5", "--json"]) == 0
     assert given == [tmp_path, 3, 5, Spec(scenarios=tuple(SCENARIOS)), 1, None]
     told = json.loads(capsys.readouterr().out)
-    assert told == {"out": str(tmp_path), "clips": 3, "questions": 7, "by_type": {"towers/falls": 7}}
+    about = {"out": str(tmp_path), "clips": 3, "questions": 7, "by_type": {"towers/falls": 7}}
+    assert told == {**about, "interventions": 0}
+    monkeypatch.setattr("foretell.train.worlds.whatif.write_whatif", lambda *arguments: arguments[1] + arguments[2])
+    assert main(["worlds", str(tmp_path), "--clips", "3", "--seed", "5", "--interventions"]) == 0
+    assert "3 clips and 15 questions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("broken", [True, False])

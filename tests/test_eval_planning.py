@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 
 from foretell.eval import planning
-from foretell.eval.planning import GOALS, MORE, STAND, TIMES, Task, by_words, figures, outcomes, ratio, scored, tasks
+from foretell.eval.planning import (
+    GOALS,
+    MORE,
+    STAND,
+    SURER,
+    TIMES,
+    Task,
+    by_words,
+    figures,
+    outcomes,
+    ratio,
+    scored,
+    tasks,
+)
 from foretell.eval.planning import run as run_planning
 from foretell.reasoner.actions import Action, Nothing, Push, Remove
 from foretell.reasoner.answer import Foretell
@@ -128,8 +141,9 @@ def test_figures_say_chance_and_n() -> None:
     assert mine["low"] < 0.75 < mine["high"] <= 1
     assert found["all", "planner", TIMES]["value"] == pytest.approx(2.25)
     assert found["all", "planner", MORE]["value"] == pytest.approx(-0.25)
+    assert found["all", "planner", SURER]["value"] == pytest.approx(0.15)
     told = planning.table({"figures": list(found.values())}).splitlines()
-    assert told[0].endswith("| planner times random choice | planner above words |")
+    assert told[0].endswith("| planner times random choice | planner above words | planner confidence above success |")
     assert told[2].startswith("| all | 4 | 75 [25, 100] | 0 [0, 0] | 100 [100, 100] | 33 [33, 33] |")
 
 
