@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..reasoner.actions import SIDES, Action, Push, Remove, actions
+from ..reasoner.actions import SIDES, Action, Nothing, Push, Remove, actions
 from ..reasoner.answer import NANO, Foretell
-from ..reasoner.plan import BEAM, PUSHED, SLIDE, Plan, plan, read_goal
+from ..reasoner.plan import BEAM, PUSHED, SLIDE, Choice, NothingThere, Plan, plan, read_goal
 from ..train.data import Packed, load_clips
 from ..train.worlds import SCENARIOS, Spec
 from ..train.worlds.generate import Story, find_story
@@ -108,10 +108,14 @@ def scored(task: Task, made: Plan, table: Mapping[Action, bool]) -> Row:
 
 
 def attempt(foretell: Foretell, packed: Packed, task: Task) -> Row:
-    """Plan from the frames shown, then see what comes of it."""
-    video, until = task.clip["video"], task.clip["until"]
+    """Plan from the frames shown, then see what comes of it. A planner that sees no object does nothing."""
+    video, until, goal = task.clip["video"], task.clip["until"], read_goal(GOALS[task.goal])
     clip = clip_of(packed, video, until, rate=foretell.rate, count=foretell.frames)
-    return scored(task, plan(foretell, clip, read_goal(GOALS[task.goal])), outcomes(task))
+    try:
+        made = plan(foretell, clip, goal)
+    except NothingThere:
+        made = Plan(goal, (Choice(Nothing(), 1.0, 0.0),), abstained=True)
+    return scored(task, made, outcomes(task))
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Statistic:

@@ -32,6 +32,10 @@ _GOAL = re.compile(r"(?:make|let|have)\s+(?P<clause>.+?)(?:\s+to\s+the\s+(?P<sid
 Frames = NDArray[np.uint8]  # [T, S, S, 3]
 
 
+class NothingThere(ValueError):
+    """No object is seen that could be acted on."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """What should come about: questions, their options, and the answers that are wanted, all of them at once."""
@@ -101,10 +105,10 @@ class Sight:
 
     @classmethod
     def of(cls, frames: Frames) -> "Sight":
-        """Raises ValueError where no object is found."""
+        """Raises NothingThere where no object is found."""
         objects = [find_objects(frame) for frame in frames]
         if not objects[-1]:
-            raise ValueError("no coloured object is found in the last frame shown, so there is nothing to act on")
+            raise NothingThere("no coloured object is found in the last frame shown, so there is nothing to act on")
         return cls(frames, objects, ground(frames[-1], objects[-1]))
 
     def after(self, action: Action) -> Frames:
@@ -147,7 +151,7 @@ def read_goal(text: str) -> Goal:
 def plan(foretell: Foretell, clip: Clip | Frames, goal: Goal, beam: int = BEAM) -> Plan:
     """The action most likely to reach a goal, of those that the language model proposes first (`beam` of them).
 
-    clip: as for Foretell.answer. Raises ValueError where there is nothing to act on.
+    clip: as for Foretell.answer. Raises NothingThere.
     """
     sight = Sight.of(seen(foretell, clip))
     proposed = sorted(propose(foretell, sight, goal), key=lambda one: -one.proposed)

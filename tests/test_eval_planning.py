@@ -28,6 +28,7 @@ from foretell.eval.planning import run as run_planning
 from foretell.reasoner.actions import Action, Nothing, Push, Remove
 from foretell.reasoner.answer import Foretell
 from foretell.reasoner.plan import Choice, Plan, read_goal
+from foretell.train.data import load_clips
 from foretell.train.worlds import Spec, generate
 
 from .reasoner_tiny import tiny_foretell
@@ -89,6 +90,14 @@ def test_success_of_each_taker_is_read_off_what_would_happen() -> None:
     assert (row["random choice"], row["best possible"]) == (pytest.approx(1 / 3), 1.0)
     assert row["reaching"] == ["Push the red block to the left"]
     assert scored(task, made(Push("blue", "left")), TABLE)["planner"] == 0.0
+
+
+def test_a_planner_that_sees_no_object_has_not_reached_its_goal(
+    data: Path, clips: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foretell.reasoner.plan.find_objects", lambda picture: {})
+    row = planning.attempt(tiny_foretell(), load_clips(data), tasks(clips, 1)[0])
+    assert (row["planner"], row["chosen"], row["abstained"]) == (0.0, "Do nothing", True)
 
 
 def test_words_are_a_push_to_the_named_side_or_else_to_take_something_away() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from foretell.reasoner.actions import Nothing, Push, Remove, actions
 from foretell.reasoner.answer import Answer, Calibration, Foretell
-from foretell.reasoner.plan import Sight, plan, propose, read_goal, seen, verify
+from foretell.reasoner.plan import NothingThere, Sight, plan, propose, read_goal, seen, verify
 
 from .reasoner_tiny import tiny_foretell
 from .test_perception_edit import stack
@@ -126,5 +126,5 @@ def test_a_plan_abstains_below_the_threshold(foretell: Foretell) -> None:
 
 
 def test_nothing_to_act_on_is_an_error(foretell: Foretell) -> None:
-    with pytest.raises(ValueError, match="nothing to act on"):
+    with pytest.raises(NothingThere, match="nothing to act on"):
         plan(foretell, np.full((8, 16, 16, 3), 90, np.uint8), read_goal(LEFT))
