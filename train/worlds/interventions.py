@@ -75,7 +75,7 @@ def _act(story: Story, action: Action) -> Change | None:
         return lambda data: _knock(data, place, velocity)
     if action.colour not in removable(story):
         raise ValueError(
-            f"whether it {story.scenario.outcome} is about the {action.colour} object, which cannot be taken away; "
+            f"the outcome {story.scenario.outcome!r} is about the {action.colour} object, which cannot be taken away; "
             f"those that can: {', '.join(removable(story)) or 'none'}"
         )
     height = story.scene.bodies[place].height
