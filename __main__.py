@@ -203,6 +203,8 @@ def worlds(
 
     if violations and interventions:
         raise ValueError("--interventions asks about worlds with questions, --violations makes worlds without: choose")
+    if interventions and engine != Spec.engine:
+        raise ValueError(f"--interventions are played by {Spec.engine} alone, not by {engine}")
     known, make = (PROPERTIES, generate_violations) if violations else (SCENARIOS, generate)
     spec = Spec(_listed(scenarios) or tuple(known), size, frames, fps, shadows, engine)
     made = make(out, clips, seed, spec, workers, preview)

@@ -59,7 +59,7 @@ def test_stories_end_as_drawn_and_after_what_is_shown(painter: bullet.Painter) -
     for scenario in SCENARIOS.values():
         outcomes = set()
         for seed in range(12):
-            verdict = (story := find_story(scenario, seed, Spec(), painter.act)).verdict
+            verdict = (story := find_story(scenario, seed, Spec(), painter.play)).verdict
             assert verdict.decided is None or verdict.decided > story.until
             outcomes.add(verdict.outcome)
         assert outcomes == {True, False}
@@ -70,7 +70,7 @@ def test_a_block_falls_where_nothing_holds_it_and_rests_where_something_does(pai
         low = Body("red", "box", (0.2, 0.2, 0.2), (0.0, 0.0, 0.2))
         high = Body("blue", "box", (0.2, 0.2, 0.2), (shift, 0.0, 0.6))
         scene = Scene([low, high], contacts=True)
-        _, path = painter.act(scene, draw_look(np.random.default_rng(0), scene, 0.0), np.random.default_rng(0))
+        _, path = painter.play(scene, draw_look(np.random.default_rng(0), scene, 0.0), np.random.default_rng(0))
         assert (sunk(path, 1, 0.4) is not None) == falls
         assert (0, 1) in path.contacts and path.positions.shape == (721, 2, 3)
 

@@ -118,7 +118,7 @@ class Stage:
         found = [self.call("getBasePositionAndOrientation", body) for body in bodies]
         return [(*place, turn[3], *turn[:3]) for place, turn in found]
 
-    def play(self, cast: Cast, look: Look) -> Trajectory:
+    def run(self, cast: Cast, look: Look) -> Trajectory:
         """Step the physics for HORIZON seconds, noting contacts where the scene asks for them."""
         bodies = self.build(cast, look)
         numbers, contacts = {body: i for i, body in enumerate(bodies)}, dict[tuple[int, int], float]()
@@ -142,10 +142,10 @@ class Painter:
     def __init__(self, size: int) -> None:
         self.size, self.stage = size, Stage()
 
-    def act(self, scene: Scene, look: Look, rng: Rng) -> tuple[Cast, Trajectory]:
+    def play(self, scene: Scene, look: Look, rng: Rng) -> tuple[Cast, Trajectory]:
         """What is drawn, and what happens."""
         cast = Cast.of(scene, look, rng)
-        return cast, self.stage.play(cast, look)
+        return cast, self.stage.run(cast, look)
 
     def draw(self, cast: Cast, look: Look, states: Array) -> NDArray[np.uint8]:
         """Frames [T, size, size, 3] of the poses [T, n * 7]."""

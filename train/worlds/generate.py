@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bullet
-from .physics import Painter, Trajectory, act
+from .physics import Painter, Trajectory, play
 from .questions import Row, ask_stream, balance
 from .scenarios import SCENARIOS, Scenario, Verdict
 from .scene import Look, Scene, draw_look, project
@@ -28,8 +28,8 @@ PART = 200  # clips a resumable part
 ATTEMPTS = 400
 
 ENGINES: dict[str, Callable[[int], Any]] = {"mujoco": Painter, "bullet": bullet.Painter}
-"""Who plays and draws, for an image size in pixels: `act` plays a scene, `draw` draws what came of it, `close` ends."""
-Act = Callable[[Scene, Look, np.random.Generator], tuple[Any, Trajectory]]
+"""Who plays and draws, for an image size in pixels: `play` plays a scene, `draw` draws what came, `close` ends it."""
+Play = Callable[[Scene, Look, np.random.Generator], tuple[Any, Trajectory]]
 Make = Callable[[int, Any], list[Row]]  # the rows of one number, its clips drawn and written
 
 
@@ -105,7 +105,7 @@ def _objects(scene: Scene) -> list[Row]:
     ]  # fmt: skip
 
 
-def find_story(scenario: Scenario, seed: int, spec: Spec, act: Act = act) -> Story:
+def find_story(scenario: Scenario, seed: int, spec: Spec, play: Play = play) -> Story:
     """Draw the outcome and `until` first, then scenes until one fits: `until` tells nothing of what happens."""
     rng = np.random.default_rng([seed, list(SCENARIOS).index(scenario.name)])
     outcome, until = bool(rng.random() < 0.5), float(scenario.untils[int(rng.integers(len(scenario.untils)))])
@@ -114,7 +114,7 @@ def find_story(scenario: Scenario, seed: int, spec: Spec, act: Act = act) -> Sto
         if scenario.foreseen(scene) == (not outcome):
             continue
         look = draw_look(rng, scene, spec.shadows)
-        model, trajectory = act(scene, look, rng)
+        model, trajectory = play(scene, look, rng)
         verdict = scenario.judge(scene, trajectory, look)
         if _wanted(verdict, outcome, until):
             return Story(scenario, scene, look, model, trajectory, verdict, until)
@@ -137,7 +137,7 @@ def describe(story: Story, seed: int, spec: Spec) -> Row:
 
 def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path) -> Row:
     """Simulate, draw and encode one clip by a painter of ENGINES; returns its clips.jsonl row."""
-    story = find_story(scenario, seed, spec, painter.act)
+    story = find_story(scenario, seed, spec, painter.play)
     row = describe(story, seed, spec)
     states = story.trajectory.qpos[[story.trajectory.at(t) for t in spec.times]]
     encode(painter.draw(story.model, story.look, states), out / row["video"], spec.fps)

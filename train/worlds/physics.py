@@ -74,7 +74,7 @@ def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON, act:
     return Trajectory(np.arange(steps + 1) * model.opt.timestep, poses[..., :3], poses[..., 3:], qpos, contacts)
 
 
-def act(scene: Scene, look: Look, rng: Rng) -> tuple[mujoco.MjModel, Trajectory]:
+def play(scene: Scene, look: Look, rng: Rng) -> tuple[mujoco.MjModel, Trajectory]:
     """What is drawn, and what happens."""
     model = compile_scene(scene, look, rng)
     return model, simulate(model, scene)
@@ -108,7 +108,7 @@ class Painter:
     worlds hold three textures of the same size, no mesh and the same `extent`: only the textures are uploaded anew.
     """
 
-    act = staticmethod(act)
+    play = staticmethod(play)
 
     def __init__(self, size: int) -> None:
         load_llvm()

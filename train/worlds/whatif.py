@@ -170,7 +170,7 @@ def write_whatif(out: Path, clips: int, seed: int, spec: Spec, workers: int = 1,
     request; resumable by parts. Returns how many questions."""
     parts = out / "interventions"
     (parts / "parts").mkdir(parents=True, exist_ok=True)
-    asked = make_all(parts, clips, spec.size, partial(_numbered, seed=seed, spec=spec), workers, progress)
+    asked = make_all(parts, clips, spec, partial(_numbered, seed=seed, spec=spec), workers, progress)
     questions = balance(asked, np.random.default_rng([seed, 105]))
     (out / LISTING).write_text("".join(json.dumps(question) + "\n" for question in questions))
     return len(questions)
