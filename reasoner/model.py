@@ -7,6 +7,7 @@ from . import lean  # noqa: F401  # before anything else imports transformers
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +27,7 @@ from transformers.utils.hub import cached_file
 from ..bridge.projector import BridgeConfig, Slots, WorldProjector
 from ..perception.encoder import tapped
 from ..perception.predictor import imagine
-from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet
+from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet, sparingly
 
 Lora = Literal["folded", "beside", "trainable"]
 """How a LoRA is put on a language model: folded into its weights (fastest answers), beside them (soonest first answer:
@@ -430,9 +431,10 @@ def _load_whole(
     options: dict[str, Any] = {"dtype": dtype or (torch.float32 if exact else native_dtype()), "use_safetensors": True}
     if load_in_4bit:
         options["quantization_config"] = four_bit(options["dtype"], skip=["encoder", "bridge", "lm_head"])
-    model: ForetellForConditionalGeneration = ForetellForConditionalGeneration.from_pretrained(
-        source, lora=lora, **options
-    )
+    with sparingly() if load_in_4bit else nullcontext():
+        model: ForetellForConditionalGeneration = ForetellForConditionalGeneration.from_pretrained(
+            source, lora=lora, **options
+        )
     keep_trainable(model)
     model.eval()  # type: ignore[no-untyped-call]
     return model

@@ -195,6 +195,13 @@ def test_pushed_it_loads_from_the_hub(parts: Path, tmp_path: Path, hub: Hub) -> 
     assert torch.equal(logits_of(REPO), logits_of(out))
 
 
+def test_from_the_hub_it_loads_in_4_bits(parts: Path, tmp_path: Path, hub: Hub) -> None:
+    pytest.importorskip("bitsandbytes")
+    reserve(REPO)
+    push(export(parts, tmp_path / "whole", described), REPO)
+    assert model.quantised(load(REPO, load_in_4bit=True))
+
+
 def test_the_models_own_push_takes_the_lora_along(parts: Path, hub: Hub) -> None:
     source: Any = load(parts, lora="trainable")
     source.push_to_hub(REPO)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from foretell.perception.encoder import normalise, resize
-from foretell.reasoner.llm import embedded_llm, find_gguf, keep_trainable, load_llm, load_tokenizer
+from foretell.reasoner.llm import embedded_llm, find_gguf, four_bit, keep_trainable, load_llm, load_tokenizer
 from foretell.reasoner.model import (
     ForetellConfig,
     ForetellForConditionalGeneration,
@@ -362,6 +362,34 @@ def test_4bit_trains_as_its_dequantised_twin_even_after_an_evaluation(
         for part, gradient in gradients(model.train(), inputs).items():
             assert float((gradient - expected[part]).norm() / expected[part].norm()) < 1e-2, part
         model.eval().generate(**inputs, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize(("tied", "shard"), [(True, "1GB"), (False, "200KB")])
+def test_4bit_weights_are_transformers_own_and_need_no_mapped_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, shard: str
+) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    text = tiny_text_config()
+    text.hidden_size, text.intermediate_size, text.head_dim, text.tie_word_embeddings = 128, 256, 64, tied
+    LlamaForCausalLM(text).save_pretrained(tmp_path, max_shard_size=shard)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) != tied
+    mapped: list[bool] = []
+    quantise = bnb.nn.Params4bit._quantize
+
+    def watched(weight: Any, device: torch.device) -> Any:
+        mapped.append(str(tmp_path) in Path("/proc/self/maps").read_text())
+        return quantise(weight, device)
+
+    monkeypatch.setattr(bnb.nn.Params4bit, "_quantize", watched)
+    found = load_llm(str(tmp_path), load_in_4bit=True, dtype=torch.bfloat16)
+    assert len(mapped) == 14 and not any(mapped)
+    options: Any = {"dtype": torch.bfloat16, "quantization_config": four_bit(torch.bfloat16)}
+    wanted = LlamaForCausalLM.from_pretrained(tmp_path, **options)
+    assert all(mapped[14:]), "else nothing is gained"
+    tensors = found.state_dict()
+    assert tensors.keys() == wanted.state_dict().keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in wanted.state_dict().items())
+    assert (found.get_input_embeddings().weight is found.get_output_embeddings().weight) == tied
 
 
 def test_4bit_layers_are_kept_off_the_kernel_without_autograd() -> None:
