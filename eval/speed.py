@@ -43,8 +43,8 @@ from ..train import fit
 from ..train.data import Split, cache_features, live_encoder, load_clips
 from ..train.flops import gemm_peak
 from ..train.learner import build, learn, objective_of, step_flops, train_device, train_dtype
-from ..train.plan import stand_in
-from ..train.recipes import FitRecipe, PretrainRecipe, Stage, nano_encoder, nano_no_imagination
+from ..train.plan import stand_ins
+from ..train.recipes import FitRecipe, PretrainRecipe, Stage, nano, nano_encoder, nano_no_imagination
 from ..train.worlds import Spec, generate
 from .record import provenance, rounded, write
 
@@ -383,11 +383,12 @@ def steps_held(recipe: FitRecipe, name: str, steps: int = 3) -> int:
     imported, stage = status("VmRSS"), recipe.stages[name]
     trainee, _ = fit.build(recipe, VJEPA2World.from_pretrained(NANO / "encoder"), None)
     optimizer = fit.optimizer_of(fit.trained(trainee, name), stage)
-    batch = stand_in(trainee, recipe, stage, 1, "cpu")
+    batches = stand_ins(trainee, recipe, stage, 1, "cpu")
     trainee.train()
     forget()
     for _ in range(steps):
-        fit.gradients(trainee, batch, stage)
+        for batch in batches:
+            fit.gradients(trainee, batch, stage)
         nn.utils.clip_grad_norm_([p for p in trainee.parameters() if p.requires_grad], recipe.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -398,7 +399,7 @@ def training() -> None:
     """Prints what steps of the embedded model's tune stage hold."""
     import peft  # noqa: F401  # imports are not counted
 
-    print(steps_held(FitRecipe(), "tune"))
+    print(steps_held(nano(), "tune"))
 
 
 def nf4() -> None:

@@ -1,6 +1,6 @@
 """A process of its own that trains a few steps of a recipe's stage and tells the most memory it held above its imports.
 
-python plan_steps.py RECIPE STAGE STEPS [SWITCH ...]
+python plan_steps.py RECIPE STAGE STEPS [FIELD[=VALUE] ...]
 """
 
 import json
@@ -17,8 +17,9 @@ from foretell.train.recipes import RECIPES, FitRecipe
 
 
 def switched(recipe: FitRecipe, switches: Sequence[str]) -> FitRecipe:
-    """The recipe with these fields on."""
-    fields: dict[str, Any] = dict.fromkeys(switches, True)
+    """The recipe with these fields on, or set to what is said."""
+    parted = (switch.partition("=") for switch in switches)
+    fields: dict[str, Any] = {name: json.loads(value or "true") for name, _, value in parted}
     return replace(recipe, **fields)
 
 

@@ -187,6 +187,11 @@ def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> 
     return Draw(asked, questions, told, extra, facts | {"answers": float(tokens)})
 
 
+def shares(rank: int, ranks: int, accumulate: int) -> list[slice]:
+    """Which clips of a batch a rank computes, part by part."""
+    return [slice(rank + ranks * part, None, ranks * accumulate) for part in range(accumulate)]
+
+
 def batch_of(drawn: Draw, mine: slice, split: Split, prompts: Prompts, imagination: bool) -> Batch:
     """Every so many clips of a drawn batch, as the trainee reads them."""
     asked, extra, told = drawn.asked[mine], drawn.extra[mine], drawn.told[mine]
@@ -348,13 +353,8 @@ class Run:
         drawn, imagination = draw(step, stage, self.train, prompts, self.recipe.seed), self.recipe.imagined_tokens > 0
         if len(drawn.asked) < self.accelerator.num_processes * self.recipe.accumulate:
             return drawn, []
-        return drawn, [batch_of(drawn, mine, self.train, prompts, imagination) for mine in self._shares()]
-
-    def _shares(self) -> list[slice]:
-        """Which clips of a batch this rank computes, part by part."""
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        accumulate = self.recipe.accumulate
-        return [slice(rank + ranks * part, None, ranks * accumulate) for part in range(accumulate)]
+        mine = shares(self.accelerator.process_index, self.accelerator.num_processes, self.recipe.accumulate)
+        return drawn, [batch_of(drawn, part, self.train, prompts, imagination) for part in mine]
 
     def _step(
         self,

@@ -3,7 +3,8 @@
 A recipe's model is built on the meta device by the code that trains it, and one step of every stage is rehearsed there:
 shapes flow through `fit.gradients`, nothing is computed, and a ledger keeps what would be held. Sharding is arithmetic
 on top. Counted are tensors, the batch included; the next one waits in the host's memory. The allocator's gaps and
-libraries' workspaces are what a cluster's reserve is for; that ranks wait for each other is part of its efficiency.
+libraries that were not measured are what a cluster's reserve is for; that ranks wait for each other is part of its
+efficiency.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..perception.encoder import VJEPA2World
 from ..reasoner.llm import four_bit, keep_trainable
 from ..reasoner.processing import collate, pack
 from .facts import MEASURES
-from .fit import TOGETHER, Batch, Trainee, assemble, gradients, in_rows, trained
+from .fit import TOGETHER, Batch, Trainee, assemble, check_shares, gradients, in_rows, shares, trained
 from .flops import Operations, watching
 from .recipes import FitRecipe, Stage
 from .shapes import encoder_shape, language_shape
@@ -39,8 +40,8 @@ from .worlds.scene import COLOURS
 
 WEIGHTS, PACKED, ROUNDED = "weights", "4-bit weights", "weights rounded for a step"
 GRADIENTS, OPTIMIZER, GATHERED = "gradients", "optimizer state", "weights gathered from other ranks"
-ACTIVATIONS, LOGITS, FEATURES = "activations", "logits", "cached features"
-FIXED = (WEIGHTS, PACKED, ROUNDED, GATHERED, GRADIENTS, OPTIMIZER)
+ACTIVATIONS, LOGITS, FEATURES, LIBRARIES = "activations", "logits", "cached features", "libraries"
+FIXED = (WEIGHTS, PACKED, ROUNDED, GATHERED, GRADIENTS, OPTIMIZER, LIBRARIES)
 GROWING = (ACTIVATIONS, LOGITS, FEATURES)
 """Kinds of memory; those that grow with the clips of a step."""
 
@@ -53,7 +54,8 @@ worlds with SmolLM2's tokenizer (3, 15.0, 3.0)."""
 @dataclass(frozen=True)
 class Cluster:
     """Machines to train on. memory: bytes a device; peak: its dense bf16 operations a second; efficiency: the share of
-    them that a training step is taken to reach; reserve: the share of memory left to the allocator and to libraries."""
+    them that a training step is taken to reach; reserve: the share of memory left to the allocator and to libraries;
+    libraries: bytes that these are known to hold."""
 
     nodes: int
     devices: int
@@ -61,6 +63,7 @@ class Cluster:
     peak: float
     efficiency: float
     reserve: float = 0.1
+    libraries: float = 0.0
 
     @property
     def ranks(self) -> int:
@@ -71,8 +74,9 @@ H100 = {"memory": 80e9, "peak": 989e12, "efficiency": 0.4}  # SXM5, NVIDIA's dat
 A100 = {"memory": 80e9, "peak": 312e12, "efficiency": 0.5}  # SXM4 80 GB, likewise
 CLUSTERS = {
     # One process on two cores with AVX512-BF16. Efficiency: the embedded model's own tuning, validation included.
-    # Reserve: glibc keeps what is freed, 1.36 bytes for each that such a step holds.
-    "cpu2": Cluster(1, 1, memory=24e9, peak=0.9e12, efficiency=0.2, reserve=0.3),
+    # Reserve: glibc keeps what is freed, 1.3 bytes for each that such a step holds. Libraries: tokenizer, code that is
+    # read late, oneDNN's workspace (measured).
+    "cpu2": Cluster(1, 1, memory=24e9, peak=0.9e12, efficiency=0.2, reserve=0.3, libraries=0.13e9),
     "a100x8": Cluster(1, 8, **A100),
     "h100x8": Cluster(1, 8, **H100),
     "2xh100x8": Cluster(2, 8, **H100),
@@ -174,11 +178,16 @@ def size(parameter: nn.Parameter) -> int:
     return parameter.numel() if state is None else state.shape.numel()
 
 
-def stand_in(trainee: Trainee, recipe: FitRecipe, stage: Stage, ranks: int, device: str) -> Batch:
-    """A batch of the first rank as `fit.batch_of` makes it, of ones: its questions all have the same lengths."""
-    bridge = trainee.model.config.bridge_config
-    asked, extra = stage.batch // ranks, -(-stage.extra // ranks)
-    clips = asked + extra
+def stand_ins(trainee: Trainee, recipe: FitRecipe, stage: Stage, ranks: int, device: str) -> list[Batch]:
+    """The parts of the first rank's batch."""
+    parts = shares(0, ranks, recipe.accumulate)
+    counts = [[len(range(clips)[part]) for clips in (stage.batch, stage.extra)] for part in parts]
+    return [stand_in(trainee, recipe, stage.questions, asked, extra, device) for asked, extra in counts]
+
+
+def stand_in(trainee: Trainee, recipe: FitRecipe, questions: int, asked: int, extra: int, device: str) -> Batch:
+    """A batch as `fit.batch_of` makes it, of ones: its questions all have the same lengths."""
+    bridge, clips = trainee.model.config.bridge_config, asked + extra
     batch: Batch = {
         "features": torch.ones(clips, math.prod(bridge.grid), bridge.feature_width, device=device),
         "imagined": None,
@@ -190,11 +199,11 @@ def stand_in(trainee: Trainee, recipe: FitRecipe, stage: Stage, ranks: int, devi
     if recipe.imagined_tokens:
         shape = (clips, math.prod(bridge.imagined_grid), bridge.imagined_width)
         batch["imagined"] = torch.ones(shape, device=device)
-    if stage.questions:
+    if questions:
         placeholder = trainee.model.config.video_token_id
         prefix = [placeholder + 1] * PREFIX + [placeholder] * bridge.tokens
         question, answer = [placeholder + 1] * QUESTION, [placeholder + 1] * ANSWER
-        packs, _ = in_rows([pack(prefix, [(question, [answer])] * stage.questions)] * asked)
+        packs, _ = in_rows([pack(prefix, [(question, [answer])] * questions)] * asked)
         laid = collate(packs)
         batch |= {"asked": asked, "packs": packs, "input_ids": laid.pop("input_ids")}  # on the CPU: places are read
         batch |= {name: tensor.to(device) for name, tensor in laid.items()}
@@ -280,9 +289,9 @@ class Ledger(Operations):
         return LOGITS if tensor.ndim and tensor.shape[-1] == self.vocabulary else ACTIVATIONS
 
 
-def rehearse(trainee: Trainee, name: str, recipe: FitRecipe, batch: Batch, dtype: torch.dtype) -> Ledger:
-    """What one step of a stage holds, uncomputed where trainee and batch are on the meta device; the optimizer's state
-    is there as after an earlier step."""
+def rehearse(trainee: Trainee, name: str, recipe: FitRecipe, batches: list[Batch], dtype: torch.dtype) -> Ledger:
+    """What one step of a stage holds, its batches one after the other, uncomputed where they and the trainee are on the
+    meta device; the optimizer's state is there as after an earlier step."""
     ledger = Ledger(trainee.model.config.text_config.vocab_size)
     mine = [p for part in trained(trainee, name).values() for p in part if p.requires_grad]
     ledger.hold(WEIGHTS, [*trainee.parameters(), *trainee.buffers()])
@@ -291,10 +300,11 @@ def rehearse(trainee: Trainee, name: str, recipe: FitRecipe, batch: Batch, dtype
             ledger.hold(PACKED, [parameter, *constants(state)])
     moments = [torch.empty_like(p) for p in (*mine, *mine)]  # AdamW's
     ledger.hold(OPTIMIZER, moments)
-    ledger.hold(FEATURES, [t for t in batch.values() if isinstance(t, Tensor)])
+    ledger.hold(FEATURES, [t for batch in batches for t in batch.values() if isinstance(t, Tensor)])
     hooks = [p.register_post_accumulate_grad_hook(lambda p: ledger.hold(GRADIENTS, [p.grad])) for p in mine]
     with patch.object(nn.functional, "scaled_dot_product_attention", fused), ledger:
-        gradients(trainee, batch, recipe.stages[name], dtype)
+        for batch in batches:
+            gradients(trainee, batch, recipe.stages[name], dtype)
     for hook in hooks:
         hook.remove()
     trainee.zero_grad(set_to_none=True)
@@ -307,17 +317,19 @@ def constants(state: Any) -> list[Tensor]:
     return [state.absmax, state.code, *nested]
 
 
-def replicated(memory: dict[str, int], trainee: Trainee, ranks: int) -> dict[str, int]:
+def replicated(memory: dict[str, int], trainee: Trainee, ranks: int, accumulate: int) -> dict[str, int]:
     """A rank's memory where every rank holds everything: DDP keeps buckets for all gradients, beside themselves."""
     buckets = sum(p.untyped_storage().nbytes() for p in trainee.parameters() if p.requires_grad)
     return memory | {GRADIENTS: memory[GRADIENTS] + buckets * (ranks > 1)}
 
 
-def sharded(memory: dict[str, int], trainee: Trainee, ranks: int) -> dict[str, int]:
+def sharded(memory: dict[str, int], trainee: Trainee, ranks: int, accumulate: int) -> dict[str, int]:
     """A rank's memory where ranks share weights, gradients and optimizer state (FSDP2), and gather a layer at a time:
-    the one that computes, the next one, and what lies outside the layers. The frozen encoder stays whole."""
+    the one that computes, the next one, and what lies outside the layers. The frozen encoder stays whole, and so do
+    gradients that add up over several parts: they are shared out after the last."""
     encoder = held_bytes(trainee.model.encoder)
-    shared = {kind: memory[kind] // ranks for kind in (PACKED, ROUNDED, GRADIENTS, OPTIMIZER)}
+    kinds = (PACKED, ROUNDED, OPTIMIZER, GRADIENTS) if accumulate == 1 else (PACKED, ROUNDED, OPTIMIZER)
+    shared = {kind: memory[kind] // ranks for kind in kinds}
     llm: nn.Module = trainee.model.language_model
     layers = [held_bytes(layer) for layer in next(one for one in llm.modules() if isinstance(one, nn.ModuleList))]
     outside = held_bytes(llm) - sum(layers)
@@ -325,7 +337,7 @@ def sharded(memory: dict[str, int], trainee: Trainee, ranks: int) -> dict[str, i
     return memory | shared | {WEIGHTS: encoder + (memory[WEIGHTS] - encoder) // ranks} | gathered
 
 
-SHARDED: dict[str, Callable[[dict[str, int], Trainee, int], dict[str, int]]] = {"ddp": replicated, "fsdp": sharded}
+SHARDED: dict[str, Callable[[dict[str, int], Trainee, int, int], dict[str, int]]] = {"ddp": replicated, "fsdp": sharded}
 
 
 def held_bytes(module: nn.Module) -> int:
@@ -347,21 +359,23 @@ def plan_stage(
             f"stage {name} has {stage.batch} clips a step for {ranks} ranks: set stages.{name}.batch to a multiple of "
             f"{ranks}, or plan for a smaller cluster"
         )
-    batch = stand_in(trainee, recipe, stage, ranks, "meta")
-    ledger = rehearse(trainee, name, recipe, batch, dtype)
+    check_shares(recipe, ranks)
+    batches = stand_ins(trainee, recipe, stage, ranks, "meta")
+    ledger = rehearse(trainee, name, recipe, batches, dtype)
     held = {kind: ledger.worst.get(kind, 0) for kind in (*FIXED, *GROWING)}
-    memory, clips = SHARDED[sharding](held, trainee, ranks), stage.batch // ranks
+    memory = SHARDED[sharding](held, trainee, ranks, recipe.accumulate) | {LIBRARIES: int(cluster.libraries)}
+    clips = stage.batch // ranks
     room = cluster.memory * (1 - cluster.reserve) - (sum(memory.values()) - sum(held.values()))
     most = max(0, min(int((room - fixed) * clips / growing) for fixed, growing in ledger.front if growing))
-    flops = ledger.flops * ranks
+    flops, rows = ledger.flops * ranks, TOGETHER * recipe.accumulate
     return StagePlan(
         clips=clips,
         trainable=sum(p.numel() for part in trained(trainee, name).values() for p in part),
         memory=memory,
-        tokens=ranks * batch["input_ids"].numel() if stage.questions else 0,
+        tokens=ranks * sum(batch["input_ids"].numel() for batch in batches) if stage.questions else 0,
         flops=flops,
         seconds=flops / (ranks * cluster.peak * cluster.efficiency),
-        largest=most if most < TOGETHER else most - most % TOGETHER,  # whole rows: half a row costs a whole one
+        largest=most - most % (recipe.accumulate if most < rows else rows),  # what is not whole costs as if it were
     )
 
 

@@ -98,8 +98,9 @@ class FitRecipe:
 
 
 def nano() -> FitRecipe:
-    """The embedded model's bridge and LoRA."""
-    return FitRecipe()
+    """The embedded model's bridge and LoRA. Tuning reads its 6 clips in three rows: one after the other they take half
+    the memory of all at once, for a twentieth more time."""
+    return FitRecipe(accumulate=3)
 
 
 def nano_no_imagination() -> FitRecipe:
@@ -140,7 +141,7 @@ def large() -> FitRecipe:
     }
     return replace(
         nano(), stages=stages, encoder="facebook/vjepa2-vitl-fpc64-256", rate=4.0, width=768, depth=4, heads=12,
-        cells=(1, 4, 4), imagined_tokens=8, checkpointing=True,
+        cells=(1, 4, 4), imagined_tokens=8, accumulate=1, checkpointing=True,
     )  # fmt: skip
 
 
