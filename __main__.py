@@ -178,7 +178,12 @@ def worlds(
     clips: Annotated[int, typer.Option(help="How many clips.")],
     seed: Annotated[int, typer.Option(help="First clip seed; clips take the seeds from here on.")],
     scenarios: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Which worlds, or which laws to break; left out: all of them.")
+        str | None,
+        typer.Option(metavar="A,B,...", help="Which worlds, or laws to break; left out: the first six, or all."),
+    ] = None,
+    shift: Annotated[
+        str | None,
+        typer.Option(metavar="shapes|camera", help="Worlds to test on: other shapes and textures, or views."),
     ] = None,
     violations: Annotated[
         bool, typer.Option("--violations", help="In place of questions: 2 possible and 2 impossible clips a scene.")
@@ -198,15 +203,15 @@ def worlds(
     as_json: Json = False,
 ) -> None:
     """Make worlds: clips with questions whose answers are exact, or quadruplets whose impossible half breaks a law."""
-    from .train.worlds import PROPERTIES, SCENARIOS, Spec, generate, generate_violations
+    from .train.worlds import PROPERTIES, Spec, generate, generate_violations
     from .train.worlds.whatif import write_whatif
 
     if violations and interventions:
         raise ValueError("--interventions asks about worlds with questions, --violations makes worlds without: choose")
     if interventions and engine != Spec.engine:
         raise ValueError(f"--interventions are played by {Spec.engine} alone, not by {engine}")
-    known, make = (PROPERTIES, generate_violations) if violations else (SCENARIOS, generate)
-    spec = Spec(_listed(scenarios) or tuple(known), size, frames, fps, shadows, engine)
+    usual, make = (tuple(PROPERTIES), generate_violations) if violations else (Spec().scenarios, generate)
+    spec = Spec(_listed(scenarios) or usual, size, frames, fps, shadows, shift, engine)
     made = make(out, clips, seed, spec, workers, preview)
     more = write_whatif(out, clips, seed, spec, workers) if interventions else 0
     summary = {

@@ -24,7 +24,7 @@ from ..reasoner.model import ForetellConfig
 from ..reasoner.processing import ForetellProcessor, Pack, collate, pack
 from ..train.data import Packed, load_clips
 from ..train.pairs import progress
-from ..train.worlds.questions import PREDICTIVE
+from ..train.worlds.phrasings import PREDICTIVE
 from .exam import load_model
 from .probe import (
     Bench,
@@ -51,7 +51,7 @@ from .stats import figure
 
 VARIABLES = ("falls", "touches", "speed", "shape", "colour", "count")
 PROBES = ("ridge", "attentive1")
-ASKED = {fact: plain[0] for (_, fact), (plain, _) in PREDICTIVE.items()} | {
+ASKED = {fact: plain[0] for (_, fact), (plain, _) in reversed(PREDICTIVE.items())} | {
     "count": "How many coloured objects are there?",
     "colour": "What colour is the moving object?",
     "shape": "What shape is the moving object?",

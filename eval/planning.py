@@ -21,7 +21,7 @@ from ..train.data import Packed, load_clips
 from ..train.worlds import SCENARIOS, Spec
 from ..train.worlds.generate import Story, find_story
 from ..train.worlds.interventions import PUSH, intervene
-from ..train.worlds.scenarios import Verdict
+from ..train.worlds.parts import Verdict
 from .exam import clip_of, load_model
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import Floats, Statistic, figure, mean_of

@@ -56,21 +56,24 @@ def variables_of(clip: Row) -> dict[str, float]:
     """What a probe may be asked of a clip: its outcome, 0 or 1, and variables at the last shown frame.
 
     x, y (places in the image), shape, colour, speed (m/s) and mass (its logarithm, kg) are of the object that moves or
-    is named first; count is of all objects; margin, in metres, is a tower's smallest distance of a centre of mass from
-    the rim of its support.
+    is named first, shape and mass where its shape has a name; count is of all objects; margin, in metres, is the
+    smallest distance of a centre of mass from the rim of its support, of towers and of what a plank carries.
     """
     last = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
     now, before = (np.array(clip["states"][frame][0]) for frame in (last, max(last - 1, 0)))
     told = {clip["outcome"]["name"]: float(clip["outcome"]["value"]), "x": float(now[7]), "y": float(now[8])}
     told["count"] = float(len(clip["objects"]))
     told["colour"] = float(KINDS["colour"].index(clip["objects"][0]["colour"]))
-    if clip["scenario"] == "towers":
+    if "margins" in clip["notes"]:
         return told | {"margin": float(min(clip["notes"]["margins"]))}
     if clip["scenario"] == "dominoes":
         return told
-    told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
     if last > 0:
         told["speed"] = float(np.linalg.norm(now[:3] - before[:3]) * clip["fps"])
+    if clip["objects"][0]["shape"] not in KINDS["shape"]:
+        return told
+    told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
+    if last > 0:
         told["mass"] = math.log(volume(clip["objects"][0]) * clip["objects"][0]["density"])
     return told
 

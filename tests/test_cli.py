@@ -28,9 +28,8 @@ COMMANDS = {
     "answer": "QUESTIONS --out --model --llm --load-in-4bit --json",
     "plan": "VIDEO GOAL --until --model --llm --load-in-4bit --json",
     "surprise": "VIDEO --model --until --context --window --save-plot --json",
-    "worlds": "OUT --clips --seed --scenarios --violations --interventions --size --frames --fps --shadows --engine "
-    "--workers "
-    "--preview --json",
+    "worlds": "OUT --clips --seed --scenarios --shift --violations --interventions --size --frames --fps --shadows "
+    "--engine --workers --preview --json",
     "features": "DATA --encoder --out --mirror --json",
     "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --track --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "
@@ -172,6 +171,8 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         (["surprise", "none.mp4", "--context", "8"], "2, 4, 6 are allowed"),
         (["surprise", "none.mp4", "--model", "nowhere"], "nowhere: no encoder there"),
         (["worlds", "there", "--clips", "6", "--seed", "1", "--violations"], "a multiple of 4"),
+        (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--shift", "camera"], "leave out --shift"),
+        (["worlds", "there", "--clips", "1", "--seed", "1", "--shift", "light"], "shapes, camera"),
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--scenarios", "towers"], "permanence"),
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--interventions"], "choose"),
         (["plan", "clip.mp4", "fall"], "as in 'make the tower fall to the left'"),
@@ -278,7 +279,7 @@ def test_worlds_defaults_are_those_of_the_room() -> None:
 
 
 def test_worlds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from foretell.train.worlds import SCENARIOS, Spec, Summary
+    from foretell.train.worlds import Spec, Summary
 
     given: list[Any] = []
 
@@ -288,7 +289,7 @@ def test_worlds_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
     monkeypatch.setattr("foretell.train.worlds.generate", generate)
     assert main(["worlds", str(tmp_path), "--clips", "3", "--seed", "5", "--json"]) == 0
-    assert given == [tmp_path, 3, 5, Spec(scenarios=tuple(SCENARIOS)), 1, None]
+    assert given == [tmp_path, 3, 5, Spec(), 1, None]
     told = json.loads(capsys.readouterr().out)
     about = {"out": str(tmp_path), "clips": 3, "questions": 7, "by_type": {"towers/falls": 7}}
     assert told == {**about, "interventions": 0}

@@ -11,7 +11,7 @@ import pytest
 from foretell.__main__ import main
 from foretell.train.worlds import SCENARIOS, Spec, bullet, generate
 from foretell.train.worlds.generate import find_story, make_clip
-from foretell.train.worlds.scenarios import sunk
+from foretell.train.worlds.parts import sunk
 from foretell.train.worlds.scene import Body, Scene, draw_look, project
 
 

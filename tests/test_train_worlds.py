@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from foretell.train.worlds import SCENARIOS, Spec, generate
 from foretell.train.worlds.generate import Story, encode, find_story, make_clip
+from foretell.train.worlds.parts import sunk
 from foretell.train.worlds.physics import Painter, simulate
 from foretell.train.worlds.questions import ask, balance
-from foretell.train.worlds.scenarios import margins, sunk
+from foretell.train.worlds.scenarios import margins
 from foretell.train.worlds.scene import Body, compile_scene, draw_look, project
 
 

@@ -35,6 +35,8 @@ def check_words(model: ForetellForConditionalGeneration, split: Split) -> dict[s
     scores |= {f"val_slot/{slot}": float(right[known[:, s], s].float().mean()) for s, slot in enumerate(SLOTS)}
     place = list(SLOTS).index("outcome")
     for scenario, pair in OUTCOMES.items():
+        if scenario not in scenarios:
+            continue
         false, true = (WORDS.index(word) for word in pair)
         mine = torch.tensor([name == scenario for name in scenarios])
         guess, truth = logits[mine, place, true] > logits[mine, place, false], words[mine, place] == true

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bridge.projector import Reader
-from .worlds.scene import COLOURS
+from .worlds.scene import COLOURS, SHAPES
 
 Row = dict[str, Any]
 AHEAD = (0.5, 1.0)  # seconds after the last shown frame at which places are asked for
@@ -30,8 +30,11 @@ OUTCOMES = {
     "dominoes": (" stand", " fall"),
     "contain": (" outside", " inside"),
     "occlude": (" hidden", " appear"),
+    "support": (" stand", " fall"),
+    **dict.fromkeys(("drop", "link", "drape", "mass", "friction", "elasticity"), (" miss", " touch")),
 }
-"""What is said of a scenario whose outcome is False, and of one where it is True."""
+"""What is said of a scenario whose outcome is False, and of one where it is True. The words are those that the shipped
+bridge has: later scenarios take the ones that mean the same, and what has no word is not said."""
 SCENES = {
     "towers": " tower",
     "collide": " collision",
@@ -57,13 +60,22 @@ REASONS = {
     "fast enough": " fast",
     "stops behind": " behind",
     "stops before": " before",
+    "supported": " inside",
+    "unsupported": " outside",
+    "on it": " meets",
+    "over it": " meets",
+    "beside": " passes",
+    "after a turn": " reach",
+    "turned away": " blocked",
+    "held back": " blocked",
+    "held up": " blocked",
 }
 DIGITS = tuple("0123456789")
 PAINTS = tuple(f" {colour}" for colour in COLOURS)
 SLOTS: dict[str, tuple[str, ...]] = {
     "scene": tuple(SCENES.values()),
     "outcome": tuple(dict.fromkeys(word for words in OUTCOMES.values() for word in words)),
-    "reason": (*REASONS.values(), *DIGITS[1:6]),
+    "reason": (*dict.fromkeys(REASONS.values()), *DIGITS[1:6]),
     "direction": (" left", " right"),
     "first": PAINTS,
     "standing": DIGITS,
@@ -93,13 +105,13 @@ def words_of(clip: Row) -> dict[str, str]:
     """What is true of a clip, slot by slot; slots that mean nothing for it are left out."""
     scenario, facts, objects = clip["scenario"], clip["facts"], clip["objects"]
     words = {
-        "scene": SCENES[scenario],
         "outcome": OUTCOMES[scenario][clip["outcome"]["value"]],
-        "reason": _reason(facts["reason"]),
         "count": str(len(objects)),
-        **{f"{colour} shape": " none" for colour in COLOURS},
+        **{f"{colour} shape": " none" for colour in COLOURS if colour not in {one["colour"] for one in objects}},
     }
-    words |= {f"{one['colour']} shape": f" {one['shape']}" for one in objects}
+    words |= {"scene": SCENES[scenario]} if scenario in SCENES else {}
+    words |= _reason(facts["reason"])
+    words |= {f"{one['colour']} shape": f" {one['shape']}" for one in objects if one["shape"] in SHAPES}
     words |= {slot: f" {facts[slot]}" for slot in ("direction", "first", "bottom", "top") if slot in facts}
     if "standing" in facts:
         words["standing"] = str(facts["standing"])
@@ -109,10 +121,11 @@ def words_of(clip: Row) -> dict[str, str]:
     return words | {f"{colour} falls": (" stand", " fall")[fell] for colour, fell in falls.items()}
 
 
-def _reason(told: str) -> str:
-    """'outside 2' (of a tower) is said as the number of the block."""
+def _reason(told: str) -> dict[str, str]:
+    """'outside 2' (of a tower) is said as the number of the block; of some reasons there is no word."""
     place = told.removeprefix("outside ")
-    return place if place.isdigit() else REASONS[told]
+    word = place if place.isdigit() else REASONS.get(told)
+    return {} if word is None else {"reason": word}
 
 
 def measures_of(clip: Row) -> dict[str, int]:

@@ -7,6 +7,7 @@ os.environ.setdefault("LP_NUM_THREADS", "0")  # 64x64 frames: llvmpipe's threads
 
 from .generate import Spec, Summary, generate
 from .scenarios import SCENARIOS
+from .shifts import SHIFTS
 from .violations import PROPERTIES, generate_violations
 
-__all__ = ["PROPERTIES", "SCENARIOS", "Spec", "Summary", "generate", "generate_violations"]
+__all__ = ["PROPERTIES", "SCENARIOS", "SHIFTS", "Spec", "Summary", "generate", "generate_violations"]

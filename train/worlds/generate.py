@@ -2,6 +2,7 @@
 
 Clip number i of seed S has seed S + i and draws everything from it: the scenario's turn, whether the outcome should
 happen, `until` (independently of that), then scene after scene until one ends as drawn and is decided after `until`.
+Where a property is hidden, clips 2k and 2k + 1 are a minimal pair: one scene, drawn until the property decides its end.
 """
 
 import json
@@ -18,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bullet
+from .parts import Scenario, Verdict
 from .physics import Painter, Trajectory, play
 from .questions import Row, ask_stream, balance
-from .scenarios import SCENARIOS, Scenario, Verdict
-from .scene import Look, Scene, draw_look, project
+from .scenarios import FIRST, SCENARIOS
+from .scene import Look, Rng, Scene, draw_look, project
+from .shifts import SHIFTS
 
 X264 = "qp=12:bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"  # shown frames must not carry the future (DESIGN)
 PART = 200  # clips a resumable part
@@ -35,13 +38,15 @@ Make = Callable[[int, Any], list[Row]]  # the rows of one number, its clips draw
 
 @dataclass(frozen=True)
 class Spec:
-    """How clips are made: image size in pixels, frames, frames/s, share of clips with shadows, who plays them."""
+    """How clips are made: image size in pixels, frames, frames/s, share of clips with shadows, the shift's name, who
+    plays them."""
 
-    scenarios: tuple[str, ...] = tuple(SCENARIOS)
+    scenarios: tuple[str, ...] = tuple(one.name for one in FIRST)
     size: int = 64
     frames: int = 16
     fps: float = 8.0
     shadows: float = 0.08
+    shift: str | None = None
     engine: str = "mujoco"
 
     @property
@@ -71,14 +76,9 @@ def encode(frames: NDArray[np.uint8], path: Path, fps: float, x264: str = X264) 
         container.mux(stream.encode())
 
 
-def _wanted(verdict: Verdict, outcome: bool, until: float) -> bool:
-    """It ended as drawn, and was decided after the last frame shown."""
-    return verdict.clear and verdict.outcome == outcome and (verdict.decided is None or verdict.decided > until + 0.01)
-
-
 @dataclass
 class Story:
-    """One accepted scene: what happened and how it looks."""
+    """One scene played: what happened and how it looks."""
 
     scenario: Scenario
     scene: Scene
@@ -88,50 +88,102 @@ class Story:
     verdict: Verdict
     until: float
 
+    def wanted(self, outcome: bool) -> bool:
+        """It ended so, was decided after the last frame shown, and what decides it shows before."""
+        told = self.verdict
+        in_time = told.shows <= self.until and (told.decided is None or told.decided > self.until + 0.01)
+        return told.clear and told.outcome == outcome and in_time
+
 
 def _states(story: Story, times: NDArray[np.float64]) -> list[list[list[float]]]:
     """A frame's objects as [x, y, z, qw, qx, qy, qz, u, v]: pose in metres, then the centre in the image (0..1)."""
     path, steps = story.trajectory, [story.trajectory.at(t) for t in times]
     poses = np.concatenate([path.positions[steps], path.quaternions[steps]], -1)
-    states: list[list[list[float]]] = np.concatenate([poses, project(poses[..., :3], story.look)], -1).round(4).tolist()
+    views = [story.look.panned(share) for share in np.linspace(0, 1, len(times))]
+    seen = [project(centres, view) for centres, view in zip(poses[..., :3], views, strict=True)]
+    states: list[list[list[float]]] = np.concatenate([poses, seen], -1).round(4).tolist()
     return states
 
 
 def _objects(scene: Scene) -> list[Row]:
     return [
         {"colour": b.colour, "shape": b.shape, "half": [round(h, 4) for h in b.half], "density": round(b.density, 1),
-         "friction": round(b.friction, 3), "role": b.role}
+         "friction": round(b.friction, 3), "role": b.role, **({"bounce": b.bounce} if b.bounce else {})}
         for b in scene.bodies
     ]  # fmt: skip
 
 
 def find_story(scenario: Scenario, seed: int, spec: Spec, play: Play = play) -> Story:
     """Draw the outcome and `until` first, then scenes until one fits: `until` tells nothing of what happens."""
-    rng = np.random.default_rng([seed, list(SCENARIOS).index(scenario.name)])
-    outcome, until = bool(rng.random() < 0.5), float(scenario.untils[int(rng.integers(len(scenario.untils)))])
+    if scenario.hide is not None:
+        return find_pair(scenario, seed // 2, spec, play)[seed % 2]
+    rng, shifting = _streams(scenario, seed)
+    outcome, until = _drawn(scenario, rng)
     for _ in range(ATTEMPTS):
         scene = scenario.build(rng)
         if scenario.foreseen(scene) == (not outcome):
             continue
-        look = draw_look(rng, scene, spec.shadows)
-        model, trajectory = play(scene, look, rng)
-        verdict = scenario.judge(scene, trajectory, look)
-        if _wanted(verdict, outcome, until):
-            return Story(scenario, scene, look, model, trajectory, verdict, until)
+        scene, look = _seen(scene, rng, shifting, spec)
+        story = _played(scenario, scene, look, rng, until, play)
+        if story.wanted(outcome):
+            return story
     raise RuntimeError(
         f"{scenario.name} with seed {seed}: no scene ended with {scenario.outcome}={outcome} in {ATTEMPTS} tries"
     )
+
+
+def find_pair(scenario: Scenario, number: int, spec: Spec, play: Play = play) -> tuple[Story, Story]:
+    """A minimal pair, in random order: one scene and look, with much and little of what is hidden, and two outcomes."""
+    hide = scenario.hide
+    assert hide is not None
+    rng, shifting = _streams(scenario, number)
+    outcome, until = _drawn(scenario, rng)
+    for _ in range(ATTEMPTS):
+        scene, look = _seen(scenario.build(rng), rng, shifting, spec)
+        paints, both = int(rng.integers(2**32)), (hide(scene, True), hide(scene, False))
+        told = [_played(scenario, one, look, np.random.default_rng(paints), until, play) for one in both]
+        one, other = told if told[0].verdict.outcome == outcome else told[::-1]
+        if one.wanted(outcome) and other.wanted(not outcome):
+            return one, other
+    raise RuntimeError(f"{scenario.name} with pair {number}: what is hidden decided no scene in {ATTEMPTS} tries")
+
+
+def _streams(scenario: Scenario, number: int) -> tuple[Rng, Rng]:
+    """Random streams for a story, and for what a shift changes of it."""
+    place = list(SCENARIOS).index(scenario.name)
+    return np.random.default_rng([number, place]), np.random.default_rng([number, place, 105])
+
+
+def _drawn(scenario: Scenario, rng: Rng) -> tuple[bool, float]:
+    """Outcome and `until`, before any scene is."""
+    return bool(rng.random() < 0.5), float(scenario.untils[int(rng.integers(len(scenario.untils)))])
+
+
+def _seen(scene: Scene, rng: Rng, shifting: Rng, spec: Spec) -> tuple[Scene, Look]:
+    """A scene and how it looks, shifted where that is asked for."""
+    look = draw_look(rng, scene, spec.shadows)
+    if spec.shift is None:
+        return scene, look
+    shift = SHIFTS[spec.shift]
+    return shift.scene(scene, shifting), shift.look(look, scene, shifting)
+
+
+def _played(scenario: Scenario, scene: Scene, look: Look, rng: Rng, until: float, play: Play) -> Story:
+    model, trajectory = play(scene, look, rng)
+    return Story(scenario, scene, look, model, trajectory, scenario.judge(scene, trajectory, look), until)
 
 
 def describe(story: Story, seed: int, spec: Spec) -> Row:
     """The clips.jsonl row of a story."""
     scene_id, verdict = f"{story.scenario.name}-{seed}", story.verdict
     outcome = {"name": story.scenario.outcome, "value": verdict.outcome, "time": verdict.decided}
+    pair = {"pair": f"{story.scenario.name}-{seed // 2}"} if story.scenario.hide else {}
     return {
         "scene": scene_id, "scenario": story.scenario.name, "seed": seed, "video": f"clips/{scene_id}.mp4",
         "fps": spec.fps, "frames": spec.frames, "size": spec.size, "until": story.until,
         "outcome": {**outcome, "definition": story.scenario.definition}, "facts": verdict.facts,
         "notes": story.scene.notes, "objects": _objects(story.scene), "states": _states(story, spec.times),
+        **pair,
     }  # fmt: skip
 
 
@@ -145,8 +197,9 @@ def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path
 
 
 def _numbered(number: int, painter: Any, out: Path, seed: int, spec: Spec) -> list[Row]:
-    scenario = SCENARIOS[spec.scenarios[number % len(spec.scenarios)]]
-    return [make_clip(scenario, seed + number, spec, painter, out)]
+    chosen = [SCENARIOS[name] for name in spec.scenarios]
+    turn = (seed + number) // 2 if any(one.hide for one in chosen) else number  # a pair has one scenario
+    return [make_clip(chosen[turn % len(chosen)], seed + number, spec, painter, out)]
 
 
 def _make_part(part: int, out: Path, count: int, painter_of: Callable[[], Any], make: Make) -> None:
@@ -164,6 +217,9 @@ def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) 
     """Refuse what cannot be made, and a folder that holds something else; `known`: the names of all scenarios."""
     if spec.engine not in ENGINES:
         raise ValueError(f"unknown engine {spec.engine}; allowed: {', '.join(ENGINES)}")
+    first = {one.name for one in FIRST}
+    if spec.engine != Spec.engine and (spec.shift is not None or not first.issuperset(spec.scenarios)):
+        raise ValueError(f"{spec.engine} plays {', '.join(sorted(first))}, unshifted; the rest is {Spec.engine}'s")
     unknown = [s for s in spec.scenarios if s not in known]
     if unknown:
         raise ValueError(f"unknown scenarios {', '.join(unknown)}; allowed: {', '.join(known)}")
@@ -180,10 +236,13 @@ def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) 
             f"given {clips} clips, seed {seed}, {spec}; allowed: clips >= 1, seed >= 0, even size 64..256, "
             "frames >= 16, whole fps > 0"
         )
-    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(spec).items()}
-    if asked["engine"] == Spec.engine:
-        del asked["engine"]  # folders of before do not tell
-    request = {"clips": clips, "seed": seed, **asked}
+    if spec.shift not in (None, *SHIFTS):
+        raise ValueError(f"unknown shift {spec.shift}; allowed: {', '.join(SHIFTS)}")
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(spec).items()}
+    request = {"clips": clips, "seed": seed, **given}
+    for name in ("shift", "engine"):
+        if request[name] == getattr(Spec, name):
+            del request[name]  # as in folders made before there was a choice
     recipe = out / "worlds.json"
     if recipe.exists() and json.loads(recipe.read_text()) != request:
         raise ValueError(f"{out} holds other worlds ({recipe.read_text()}); choose another folder or remove it")

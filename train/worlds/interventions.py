@@ -11,8 +11,8 @@ import numpy as np
 
 from ...reasoner.actions import Action, Nothing, Push, Remove
 from .generate import Story
+from .parts import Verdict
 from .physics import Change, Trajectory, simulate
-from .scenarios import Verdict
 from .scene import Array, Scene, camera_axes
 
 PUSH = 2.5  # m/s: what is pushed slides about 0.45 m where friction is 0.7, about a block's width

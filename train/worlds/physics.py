@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import Array, Look, Rng, Scene, compile_scene
+from .scene import Array, Body, Look, Rng, Scene, compile_scene
 
 HORIZON = 3.0  # seconds within which an outcome counts (DESIGN, Outcomes)
 
@@ -21,7 +21,7 @@ Act = tuple[int, Change]  # after which step, and what is done then
 @dataclass
 class Trajectory:
     """times [S], positions [S, n, 3], quaternions [S, n, 4] at every physics step; the first contact time of body pairs
-    (where the scene asks for contacts).
+    (where the scene asks for contacts). A cloth's position is the mean of its points, and it has no orientation.
 
     qpos [S, nq] are MuJoCo's own coordinates, for drawing.
     """
@@ -37,9 +37,14 @@ class Trajectory:
         return int(np.clip(round(time / (self.times[1] - self.times[0])), 0, len(self.times) - 1))
 
 
+def _rigid(scene: Scene) -> list[Body]:
+    """All bodies but a cloth, which comes last."""
+    return [body for body in scene.bodies if body.shape != "cloth"]
+
+
 def _launch(model: mujoco.MjModel, scene: Scene) -> mujoco.MjData:
     data = mujoco.MjData(model)
-    for i, body in enumerate(scene.bodies):
+    for i, body in enumerate(_rigid(scene)):
         data.qvel[6 * i : 6 * i + 3] = body.velocity
         data.qvel[6 * i + 3 : 6 * i + 6] = body.spin
     mujoco.mj_forward(model, data)
@@ -58,7 +63,8 @@ def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON, act:
     data = _launch(model, scene)
     steps, n = round(seconds / model.opt.timestep), len(scene.bodies)
     qpos = np.empty((steps + 1, model.nq))
-    geoms = {mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, f"body{i}"): i for i in range(n)}
+    geoms = {geom: body - 1 for geom, body in enumerate(model.geom_bodyid.tolist()) if body > 0}
+    geoms |= {-1: n - 1} if model.nflex else {}  # a contact of a cloth has no geom on its side
     contacts: dict[tuple[int, int], float] = {}
     qpos[0] = data.qpos
     _note_contacts(data, geoms, contacts)
@@ -70,8 +76,19 @@ def simulate(model: mujoco.MjModel, scene: Scene, seconds: float = HORIZON, act:
         _run(model, data, qpos[1 : when + 1], note)
         change(data)
         _run(model, data, qpos[when + 1 :], note)
-    poses = qpos.reshape(steps + 1, n, 7)
+    poses = _poses(qpos, scene)
     return Trajectory(np.arange(steps + 1) * model.opt.timestep, poses[..., :3], poses[..., 3:], qpos, contacts)
+
+
+def _poses(qpos: Array, scene: Scene) -> Array:
+    """MuJoCo's coordinates [S, nq] as poses [S, n, 7]: seven of each rigid body, then a cloth's points as offsets."""
+    count = len(_rigid(scene))
+    poses = qpos[:, : 7 * count].reshape(len(qpos), count, 7)
+    if count == len(scene.bodies):
+        return poses
+    moved = qpos[:, 7 * count :].reshape(len(qpos), -1, 3).mean(1)  # [S, 3]
+    cloth = np.concatenate([scene.bodies[-1].pos + moved, np.tile([1.0, 0.0, 0.0, 0.0], (len(qpos), 1))], axis=-1)
+    return np.concatenate([poses, cloth[:, None]], axis=1)
 
 
 def play(scene: Scene, look: Look, rng: Rng) -> tuple[mujoco.MjModel, Trajectory]:
@@ -105,7 +122,8 @@ class Painter:
     """Draws clips of many models through one GL context and one MjrContext.
 
     `mujoco.Renderer` would make both for every clip (120 ms); an MjrContext alone takes 14 ms, mostly for fonts. All
-    worlds hold three textures of the same size, no mesh and the same `extent`: only the textures are uploaded anew.
+    worlds hold three textures of the same size, no mesh (a cloth is none: its points travel with the scene) and the
+    same `extent`: only the textures are uploaded anew.
     """
 
     play = staticmethod(play)
@@ -132,12 +150,13 @@ class Painter:
         renderer, scene = self._load(model), mujoco.MjvScene(model, maxgeom=64)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = look.shadows
         scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        camera, option, data = self._camera(look), mujoco.MjvOption(), mujoco.MjData(model)
+        option, data = mujoco.MjvOption(), mujoco.MjData(model)
         mujoco.mj_forward(model, data)  # without it the first frame would be empty sky
         frames = np.empty((len(states), self.size, self.size, 3), np.uint8)
-        for frame, state in zip(frames, states, strict=True):
-            data.qpos[:] = state
+        for frame, state, share in zip(frames, states, np.linspace(0, 1, len(states)), strict=True):
+            camera, data.qpos[:] = self._camera(look.panned(share)), state
             mujoco.mj_kinematics(model, data)
+            mujoco.mj_flex(model, data)
             mujoco.mj_camlight(model, data)
             mujoco.mjv_updateScene(model, data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
             mujoco.mjr_render(self.viewport, scene, renderer)

@@ -7,198 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from .scene import COLOURS, Rng
+from .phrasings import PREDICTIVE, PROPERTIES, REASONS, WHY
+from .scene import COLOURS, SHAPES, Rng
 
 Row = dict[str, Any]
 YES_NO = ("yes", "no")
-FIXED = {"collide": ("red", "yellow")}
+NOUNS = {"dominoes": ("domino", "dominoes"), "support": ("object", "objects")}  # towers are of blocks
+TOUCHING = ("collide", "drop", "link", "drape", "mass", "friction", "elasticity")
+FIXED = dict.fromkeys(TOUCHING, ("red", "yellow"))  # colours that a scenario always has
 NUMBERS = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th"}
-
-# (scenario, fact) -> (phrasings of the fact, phrasings of its negation)
-PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
-    ("towers", "falls"): (
-        (
-            "Will the tower fall?",
-            "Is the tower going to fall?",
-            "Will the stack of blocks collapse?",
-            "Does the tower fall over?",
-            "Is this stack unstable?",
-            "Will any of the blocks fall?",
-            "Is the tower about to topple?",
-            "Will it fall?",
-            "Will the tower come down?",
-            "Is the stack going to tip over?",
-            "Will this structure fall down?",
-            "Is the pile of blocks about to collapse?",
-            "Will the blocks tumble down?",
-        ),
-        (
-            "Will the tower stay standing?",
-            "Is the tower stable?",
-            "Will the stack of blocks hold?",
-            "Will the tower not fall?",
-            "Is the tower going to remain upright?",
-            "Will it stay up?",
-            "Is this stack stable?",
-            "Does the structure hold?",
-            "Will the blocks stay stacked?",
-            "Will all of the blocks stay where they are?",
-        ),
-    ),
-    ("collide", "touches"): (
-        (
-            "Will the red object touch the yellow object?",
-            "Will the red object touch the yellow one?",
-            "Will they touch?",
-            "Is the red object going to hit the yellow object?",
-            "Do the red and the yellow object collide?",
-            "Will the red thing make contact with the yellow thing?",
-            "Will the yellow object be hit by the red one?",
-            "Will the red and the yellow object touch each other?",
-            "Is there going to be contact between red and yellow?",
-            "Does the red object reach the yellow object?",
-            "Will the red one bump into the yellow one?",
-            "Will red hit yellow?",
-        ),
-        (
-            "Will the red object miss the yellow object?",
-            "Will the red and the yellow object not touch?",
-            "Will the red object stay clear of the yellow one?",
-            "Does the red object never reach the yellow one?",
-            "Do the red and the yellow object stay apart?",
-            "Is the red object going to miss the yellow one?",
-            "Will the red thing not hit the yellow thing?",
-            "Will the yellow object be left untouched by the red one?",
-        ),
-    ),
-    ("roll", "drops"): (
-        (
-            "Will the object on the ramp fall off the table?",
-            "Will it drop over the edge?",
-            "Is the moving object going to fall off the ledge?",
-            "Will the object leave the table?",
-            "Does the object fall over the ledge?",
-            "Will it fall off the table?",
-            "Is it going to go over the edge?",
-            "Will the moving object drop off the table?",
-            "Does it fall down?",
-        ),
-        (
-            "Will the object stay on the table or the ramp?",
-            "Will it stop before the edge?",
-            "Is the object going to stay up on the table?",
-            "Will the object not fall off the ledge?",
-            "Will it not go over the edge?",
-            "Does it stop before the ledge?",
-            "Will the moving object stay up?",
-        ),
-    ),
-    ("dominoes", "last_falls"): (
-        (
-            "Will the last domino fall?",
-            "Will the {last} domino fall?",
-            "Is the chain of dominoes going to reach the {last} one?",
-            "Does the {last} domino get knocked over?",
-            "Is the {last} domino going to fall?",
-            "Will the last domino be knocked down?",
-            "Will the chain reaction get to the end?",
-        ),
-        (
-            "Will the last domino stay standing?",
-            "Will the {last} domino stay upright?",
-            "Will the {last} domino not fall?",
-            "Is the chain of dominoes going to stop before the {last} one?",
-            "Does the {last} domino stay standing?",
-            "Will the chain reaction stop before the end?",
-            "Will the last domino remain upright?",
-        ),
-    ),
-    ("contain", "contained"): (
-        (
-            "Will the object end up inside the container?",
-            "Will it land in the box?",
-            "Is the falling object going to stay in the open box?",
-            "Does the object end inside the container?",
-            "Will the {mover} object be inside the container in the end?",
-            "Will the container catch the object?",
-            "Does it land inside?",
-            "Will the dropped object fall into the container?",
-            "Is the {mover} object going to end up in the box?",
-        ),
-        (
-            "Will the object miss the container?",
-            "Will it end up outside the box?",
-            "Is the object going to end outside the container?",
-            "Will the {mover} object not end inside the container?",
-            "Does it land outside?",
-            "Will the object fall beside the box?",
-            "Is the {mover} object going to miss the box?",
-            "Will the container fail to catch it?",
-        ),
-    ),
-    ("occlude", "comes_out"): (
-        (
-            "Will the object come out from behind the screen?",
-            "Will it reappear on the other side?",
-            "Is the {mover} object going to come out again?",
-            "Does the object pass all the way behind the screen?",
-            "Will we see the {mover} object on the far side of the screen?",
-            "Will the object reappear?",
-            "Is it going to come out on the other side?",
-            "Does the {mover} object emerge from behind the screen?",
-            "Will it come back into view on the far side?",
-        ),
-        (
-            "Will the object fail to come out from behind the screen?",
-            "Will it not reappear on the other side?",
-            "Is the {mover} object going to stop before it comes out?",
-            "Will the object never reach the far side of the screen?",
-            "Will it not come out on the other side?",
-            "Does the {mover} object never emerge from behind the screen?",
-            "Will the object not come back into view on the far side?",
-        ),
-    ),
-}
-
-REASONS: dict[str, dict[str, str]] = {
-    "collide": {
-        "meets": "The red object reaches the place where the yellow one is",
-        "passes": "The red object passes beside the yellow one",
-        "stops": "The red object stops before it reaches the yellow one",
-        "blocked": "Another object is in the way",
-    },
-    "roll": {
-        "over the edge": "It is fast enough to go over the edge",
-        "stops on the table": "It loses its speed on the table",
-        "stays on the ramp": "Friction holds it on the ramp",
-    },
-    "dominoes": {
-        "reaches": "Each domino reaches the next one",
-        "gap": "A gap is wider than a domino is tall",
-        "first stays": "The push on the first domino is too weak",
-    },
-    "contain": {
-        "between the walls": "It comes down between the walls",
-        "outside the walls": "It comes down outside the walls",
-    },
-    "occlude": {
-        "fast enough": "It is fast enough to pass the screen",
-        "stops behind": "It stops behind the screen",
-        "stops before": "It stops before the screen",
-    },
-}
-WHY: dict[str, tuple[str, ...]] = {
-    "towers": (
-        "What decides whether the tower falls?",
-        "Why will the tower fall or stand?",
-        "Which reason explains what will happen to the tower?",
-    ),
-    "collide": ("Why will they touch or not touch?", "What decides whether the red object hits the yellow one?"),
-    "roll": ("Why will the object fall or stay?", "What decides whether it goes over the edge?"),
-    "dominoes": ("Why will the last domino fall or stand?", "What decides how far the chain gets?"),
-    "contain": ("Why will it end inside or outside?", "What decides whether the container catches it?"),
-    "occlude": ("Why will it come out or not?", "What decides whether the object reappears?"),
-}
 
 
 def tower_reason(code: str) -> str:
@@ -307,17 +124,17 @@ def family(row: Row, clip: Row, rng: Rng) -> list[Row]:
     with no first-order signal, and so are a colour and what the scene holds.
     """
     if row["options"] == list(YES_NO):
-        other = _other_colour(row, clip, rng) if _belongs(row) else _twin(_twin(row, clip, rng), clip, rng)
+        other = _twin(_twin(row, clip, rng), clip, rng) if _whole(row) else _other_colour(row, clip, rng)
         return [row, _twin(row, clip, rng), other, _twin(other, clip, rng)]
     if row["type"] == "shape":
-        others = [one for one in clip["objects"] if one["colour"] != _colour(row)]
+        others = [one for one in clip["objects"] if one["colour"] != _colour(row) and one["shape"] in SHAPES]
         return [row, *({**row, **_shape(rng, one)} for one in others)]
     return [row]
 
 
-def _belongs(row: Row) -> bool:
-    """Whether a yes/no question is about one colour rather than about the whole clip."""
-    return (row["scenario"], row["type"]) not in PREDICTIVE
+def _whole(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Phrasings of a yes/no question about the whole clip, and of its negation; None where it is about one colour."""
+    return PROPERTIES[row["scenario"]] if row["type"] == "property" else PREDICTIVE.get((row["scenario"], row["type"]))
 
 
 def _colour(row: Row) -> str:
@@ -330,7 +147,7 @@ def _phrasings(row: Row, colour: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 def _twin(row: Row, clip: Row, rng: Rng) -> Row:
     """A yes/no question about the same fact the other way round: a negated one for a plain one, and back."""
-    phrasings = _phrasings(row, _colour(row)) if _belongs(row) else PREDICTIVE[row["scenario"], row["type"]]
+    phrasings = _whole(row) or _phrasings(row, _colour(row))
     question = _pick(rng, phrasings[not row["negated"]], **_names(clip))
     return {**row, "question": question, "answer": YES_NO[row["answer"] == "yes"], "negated": not row["negated"]}
 
@@ -357,10 +174,9 @@ def _outcome(rng: Rng, clip: Row) -> list[Row]:
 
 
 def _blocks(rng: Rng, clip: Row) -> list[Row]:
-    """Which block falls, which first, how many still stand, which way: towers and dominoes."""
+    """Which block falls, which first, how many still stand: towers, dominoes, and what a plank carries."""
     facts, rows = clip["facts"], []
-    noun = "domino" if clip["scenario"] == "dominoes" else "block"
-    many = "dominoes" if noun == "domino" else "blocks"
+    noun, many = NOUNS.get(clip["scenario"], ("block", "blocks"))
     falls = _falls(clip)
     colour = list(falls)[int(rng.integers(len(falls)))]
     plain, negations = _falling(colour, noun)
@@ -394,10 +210,11 @@ def _direction(rng: Rng, clip: Row) -> list[Row]:
             "On which side of the container will it end?",
             "Will it miss the container to the left or to the right?",
         ),
-        "collide": ("Which way does the red object move?", "Is the red object going left or right?"),
+        "support": ("Which way will it fall?", "To which side will the plank tip?"),
+        **dict.fromkeys(TOUCHING, ("Which way does the red object move?", "Is the red object going left or right?")),
     }
     side = clip["facts"].get("direction")
-    kind = "descriptive" if clip["scenario"] == "collide" else "predictive"
+    kind = "descriptive" if clip["scenario"] in TOUCHING else "predictive"
     return [_row(kind, "direction", _pick(rng, ask[clip["scenario"]]), ("left", "right"), side)] if side else []
 
 
@@ -407,12 +224,18 @@ def _why(rng: Rng, clip: Row) -> list[Row]:
     return [_pooled("explanatory", "why", _pick(rng, WHY[scenario]), 3, answer)]
 
 
+def _property(rng: Rng, clip: Row) -> list[Row]:
+    """How large what is hidden is."""
+    plain, negations = PROPERTIES[clip["scenario"]]
+    return [_yes_no(rng, "descriptive", "property", clip["facts"]["property"], plain, negations)]
+
+
 def _description(rng: Rng, clip: Row) -> list[Row]:
     """Colour, count, shape, presence, place: what can be seen already."""
     objects, rows = clip["objects"], []
     colours = [o["colour"] for o in objects]
     one = objects[int(rng.integers(len(objects)))]
-    if clip["scenario"] not in ("towers", "dominoes"):
+    if clip["scenario"] not in ("towers", "dominoes") and one["shape"] in SHAPES:
         rows.append(_shape(rng, one))
     ask = ("How many coloured objects are there?", "How many objects can you see?", "Count the coloured objects.")
     rows.append(_pooled("descriptive", "count", _pick(rng, ask), 4, str(len(objects))))
@@ -441,19 +264,28 @@ ASKED: dict[str, tuple[Callable[[Rng, Row], list[Row]], ...]] = {
     "dominoes": (_outcome, _blocks, _why, _description),
     "contain": (_outcome, _direction, _why, _description),
     "occlude": (_outcome, _why, _description),
+    "drop": (_outcome, _why, _description),
+    "support": (_outcome, _blocks, _direction, _why, _description),
+    "link": (_outcome, _direction, _why, _description),
+    "drape": (_outcome, _why, _description),
+    **dict.fromkeys(PROPERTIES, (_outcome, _property, _direction, _why, _description)),
 }
 
 
 def ask(clip: Row, rng: Rng) -> list[Row]:
     """Every question this clip can answer, as rows of questions.jsonl; frames are shown up to the clip's `until`."""
-    common = {key: clip[key] for key in ("video", "scene", "scenario", "until")}
+    common: Row = {key: clip[key] for key in ("video", "scene", "scenario", "until", "pair") if key in clip}
     rows = [row for source in ASKED[clip["scenario"]] for row in source(rng, clip)]
     return [{"id": f"{clip['scene']}-{n}", **common, **row} for n, row in enumerate(rows)]
 
 
 def ask_stream(clip: Row) -> list[Row]:
-    """`ask` with the clip's own random stream, apart from those ([seed, scenario]) that drew outcome and `until`."""
-    return ask(clip, np.random.default_rng([clip["seed"], 100, 0]))
+    """`ask` with the clip's own random stream, apart from those ([seed, scenario]) that drew outcome and `until`.
+
+    Both of a minimal pair are asked the same, in the same words.
+    """
+    number = clip["seed"] - clip["seed"] % 2 if "pair" in clip else clip["seed"]
+    return ask(clip, np.random.default_rng([number, 100, 0]))
 
 
 def balance(rows: list[Row], rng: Rng, floor: float = 0.2) -> list[Row]:

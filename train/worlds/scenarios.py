@@ -1,99 +1,18 @@
-"""Six kinds of story: how each is set up, what is asked of its end, and what decided it.
+"""Every kind of story: the first six are set up and judged here, the others in `physion` and `hidden`.
 
 A scenario is a `Scenario`: `build` draws a scene, `judge` reads facts off the simulated trajectory. `outcome` names
 the balanced yes/no outcome; `decided` is when it came true (None: it did not within 3 s).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .hidden import HIDDEN
+from .parts import Scenario, Verdict, distractors, image_side, palette, solid, sunk, toppled
 from .physics import Trajectory
-from .scene import COLOURS, Array, Body, Look, Prop, Rng, Scene, camera_axes
-
-
-@dataclass
-class Verdict:
-    """What happened: the yes/no outcome and when it came true (s), facts of finite vocabularies, the reason."""
-
-    outcome: bool
-    decided: float | None
-    facts: dict[str, Any] = field(default_factory=dict)
-    clear: bool = (
-        True  # False: too close to call, or the reason on record is not what happened; the scene is drawn again
-    )
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """untils: the seconds shown, drawn evenly and independently of what happens.
-
-    foreseen: the outcome that mechanics gives before any simulation, where it can (the simulation must then agree).
-    """
-
-    name: str
-    outcome: str
-    definition: str
-    build: Callable[[Rng], Scene]
-    judge: Callable[[Scene, Trajectory, Look], Verdict]
-    untils: tuple[float, ...]
-    foreseen: Callable[[Scene], bool | None] = lambda scene: None
-
-
-def palette(rng: Rng, *fixed: str) -> list[str]:
-    """All colours in random order, the fixed ones first."""
-    rest = [str(c) for c in rng.permutation([c for c in COLOURS if c not in fixed])]
-    return [*fixed, *rest]
-
-
-def _solid(rng: Rng, colour: str, size: float, x: float, y: float = 0.0, base: float = 0.0, **more: Any) -> Body:
-    """A box, ball or cylinder of about `size` (half extent, metres) resting on height `base`."""
-    shape = more.pop("shape", None) or str(rng.choice(["box", "ball", "cylinder"]))
-    half = {"box": (size, size, size), "ball": (size,), "cylinder": (size, size)}[shape]
-    turn = float(rng.uniform(-0.6, 0.6)) if shape == "box" and more.pop("turned", True) else 0.0
-    more.pop("turned", None)
-    return Body(colour, shape, half, (x, y, base + size + 1e-3), (0.0, 0.0, turn), **more)
-
-
-def _distractors(rng: Rng, colours: list[str], count: int, radius: float) -> list[Body]:
-    """Resting objects far from the story."""
-    places = rng.permutation(6)[:count]
-    return [
-        _solid(
-            rng,
-            colour,
-            float(rng.uniform(0.07, 0.14)),
-            float((place % 3 - 1) * radius * 0.55),
-            float(side),
-            role="distractor",
-        )
-        for colour, place in zip(colours, places, strict=False)
-        for side in [radius * (0.75 if place < 3 else -0.55) + rng.uniform(-0.1, 0.1)]
-    ]
-
-
-def sunk(trajectory: Trajectory, index: int, height: float) -> float | None:
-    """When the centre of a body has sunk by more than half its height, or None (DESIGN, Outcomes)."""
-    drop = trajectory.positions[0, index, 2] - trajectory.positions[:, index, 2]
-    below = np.flatnonzero(drop > height / 2)
-    return float(trajectory.times[below[0]]) if len(below) else None
-
-
-def toppled(trajectory: Trajectory, index: int) -> float | None:
-    """When a body's long axis first leans more than 45 degrees, or None."""
-    _, x, y, _ = trajectory.quaternions[:, index].T
-    lying = np.flatnonzero(1 - 2 * (x**2 + y**2) < np.cos(np.pi / 4))
-    return float(trajectory.times[lying[0]]) if len(lying) else None
-
-
-def image_side(before: Array, after: Array, look: Look) -> str | None:
-    """'left' or 'right' as the camera sees a displacement; None where it mostly goes along the line of sight."""
-    _, forward, right, _ = camera_axes(look)
-    across, along = float((after - before) @ right), float((after - before) @ (forward * [1, 1, 0]))
-    return None if abs(across) < max(0.08, 0.6 * abs(along)) else "right" if across > 0 else "left"
-
+from .physion import PHYSION
+from .scene import Body, Look, Prop, Rng, Scene, camera_axes
 
 # --- towers -----------------------------------------------------------------------------------------------------------
 
@@ -146,7 +65,7 @@ def build_tower(rng: Rng) -> Scene:
         block.pos = (*(turn @ block.pos[:2]), block.pos[2])
         block.euler = (0.0, 0.0, yaw)
     mean = np.mean([b.pos[:2] for b in blocks], axis=0)
-    extra = _distractors(rng, colours[count:], int(rng.choice([0, 0, 0, 1])), 1.1)
+    extra = distractors(rng, colours[count:], int(rng.choice([0, 0, 0, 1])), 1.1)
     notes = {"margins": inside, "blocks": count}
     return Scene([*blocks, *extra], [], (float(mean[0]), float(mean[1]), z * 0.45), max(0.62 * z, 0.75), notes)
 
@@ -183,19 +102,19 @@ def build_collide(rng: Rng) -> Scene:
     speed = float(rng.uniform(0.9, 2.8))
     heading = np.array([distance, aim]) / np.hypot(distance, aim)
     velocity = tuple(float(v) for v in (*(heading * speed * [side, 1]), 0.0))
-    red = _solid(rng, "red", size, -side * distance / 2, 0.0, velocity=velocity, friction=float(rng.uniform(0.05, 0.4)))
+    red = solid(rng, "red", size, -side * distance / 2, 0.0, velocity=velocity, friction=float(rng.uniform(0.05, 0.4)))
     red.rolling = float(rng.choice([0.0005, rng.uniform(0.005, 0.03)]))
     if red.shape == "ball":
         red.spin = (-velocity[1] / size, velocity[0] / size, 0.0)
     moves = rng.random() < 0.35
     drift = (float(rng.uniform(-0.6, 1.2) * side), float(rng.uniform(-0.8, 0.8)), 0.0) if moves else (0.0, 0.0, 0.0)
-    yellow = _solid(
+    yellow = solid(
         rng, "yellow", other, side * distance / 2, 0.0, velocity=drift, friction=float(rng.uniform(0.1, 0.5))
     )
     bodies = [red, yellow]
     if rng.random() < 0.2:
         bodies.append(
-            _solid(
+            solid(
                 rng,
                 colours[2],
                 float(rng.uniform(0.08, 0.16)),
@@ -204,7 +123,7 @@ def build_collide(rng: Rng) -> Scene:
                 density=1500.0,
             )
         )
-    bodies += _distractors(rng, colours[3:], int(rng.choice([0, 0, 1, 2])), 1.2)
+    bodies += distractors(rng, colours[3:], int(rng.choice([0, 0, 1, 2])), 1.2)
     return Scene(bodies, [], (0.0, 0.0, 0.15), 0.66 * distance + 0.3, contacts=True)
 
 
@@ -264,7 +183,7 @@ def build_roll(rng: Rng) -> Scene:
     if rng.random() < 0.25:
         high = float(rng.uniform(0.02, 0.2))
         props.append(Prop((0.03, 0.35, high), (side * (length - 0.03), 0.0, table + high)))
-    extra = _distractors(rng, palette(rng, body.colour)[1:], int(rng.choice([0, 0, 1])), 1.3)
+    extra = distractors(rng, palette(rng, body.colour)[1:], int(rng.choice([0, 0, 1])), 1.3)
     notes = {"table": table, "slope": slope}
     return Scene([body, *extra], props, (-side * long * 0.5, 0.0, table * 0.8), length + long * 0.75, notes)
 
@@ -327,12 +246,12 @@ def build_contain(rng: Rng) -> Scene:
     flight = float(np.sqrt(2 * (drop - size) / 9.81))
     across = float(rng.choice([rng.normal() * 0.4 * half, rng.uniform(-1, 1) * 2.6 * half]))
     throw = float(rng.uniform(-1.6, 1.6))
-    body = _solid(
+    body = solid(
         rng, palette(rng)[0], size, across - throw * flight, 0.0, drop - size, role="mover", velocity=(throw, 0.0, 0.0)
     )
     props = [Prop((wall, half, high), (s * (half + wall), 0.0, high)) for s in (-1, 1)]
     props += [Prop((half + 2 * wall, wall, high), (0.0, s * (half + wall), high)) for s in (-1, 1)]
-    extra = _distractors(rng, palette(rng, body.colour)[1:], int(rng.choice([0, 0, 1])), 1.3)
+    extra = distractors(rng, palette(rng, body.colour)[1:], int(rng.choice([0, 0, 1])), 1.3)
     notes = {"half": half, "high": 2 * high}
     return Scene(
         [body, *extra],
@@ -363,7 +282,7 @@ def build_occlude(rng: Rng) -> Scene:
     size, wide = float(rng.uniform(0.11, 0.2)), float(rng.uniform(0.22, 0.5))
     start, speed = float(rng.uniform(0.3, 0.7)) + wide, float(rng.uniform(0.8, 2.4))
     shape = str(rng.choice(["ball", "box", "cylinder"]))
-    body = _solid(
+    body = solid(
         rng,
         palette(rng)[0],
         size,
@@ -381,7 +300,7 @@ def build_occlude(rng: Rng) -> Scene:
         )
     screen = Prop((wide, 0.02, float(rng.uniform(0.22, 0.4))), (0.0, -0.25, 0.0))
     screen.pos = (0.0, -0.25, screen.half[2])
-    extra = _distractors(rng, palette(rng, body.colour)[1:], int(rng.choice([0, 0, 1])), 1.2)
+    extra = distractors(rng, palette(rng, body.colour)[1:], int(rng.choice([0, 0, 1])), 1.2)
     extra = [e for e in extra if e.pos[1] > 0.5]
     notes = {"wide": wide, "side": side, "needs_depth": True}
     return Scene([body, *extra], [screen], (0.0, 0.0, 0.25), start + 0.15, notes, camera_low=True)
@@ -402,57 +321,58 @@ def judge_occlude(scene: Scene, trajectory: Trajectory, look: Look) -> Verdict:
     return Verdict(time is not None, time, {"reason": reason})
 
 
-SCENARIOS: dict[str, Scenario] = {
-    s.name: s
-    for s in (
-        Scenario(
-            "towers",
-            "falls",
-            "within 3 s the centre of some block sinks by more than half its height",
-            build_tower,
-            judge_tower,
-            (0.0, 0.125, 0.25, 0.375),
-            lambda scene: min(scene.notes["margins"]) < 0,
-        ),
-        Scenario(
-            "collide",
-            "touches",
-            "a contact between the red and the yellow object within 3 s",
-            build_collide,
-            judge_collide,
-            (0.125, 0.25, 0.375),
-        ),
-        Scenario(
-            "roll",
-            "drops",
-            "within 3 s the object's centre is below the table's top",
-            build_roll,
-            judge_roll,
-            (0.25, 0.5, 0.75),
-        ),
-        Scenario(
-            "dominoes",
-            "last_falls",
-            "within 3 s the last domino leans more than 45 degrees",
-            build_dominoes,
-            judge_dominoes,
-            (0.25, 0.375, 0.5),
-        ),
-        Scenario(
-            "contain",
-            "contained",
-            "after 3 s the object's centre lies between the walls and below their rim",
-            build_contain,
-            judge_contain,
-            (0.125, 0.25),
-        ),
-        Scenario(
-            "occlude",
-            "comes_out",
-            "within 3 s the object's centre passes the screen's far edge as the camera sees it",
-            build_occlude,
-            judge_occlude,
-            (0.25, 0.375),
-        ),
-    )
-}
+FIRST = (
+    Scenario(
+        "towers",
+        "falls",
+        "within 3 s the centre of some block sinks by more than half its height",
+        build_tower,
+        judge_tower,
+        (0.0, 0.125, 0.25, 0.375),
+        lambda scene: min(scene.notes["margins"]) < 0,
+    ),
+    Scenario(
+        "collide",
+        "touches",
+        "a contact between the red and the yellow object within 3 s",
+        build_collide,
+        judge_collide,
+        (0.125, 0.25, 0.375),
+    ),
+    Scenario(
+        "roll",
+        "drops",
+        "within 3 s the object's centre is below the table's top",
+        build_roll,
+        judge_roll,
+        (0.25, 0.5, 0.75),
+    ),
+    Scenario(
+        "dominoes",
+        "last_falls",
+        "within 3 s the last domino leans more than 45 degrees",
+        build_dominoes,
+        judge_dominoes,
+        (0.25, 0.375, 0.5),
+    ),
+    Scenario(
+        "contain",
+        "contained",
+        "after 3 s the object's centre lies between the walls and below their rim",
+        build_contain,
+        judge_contain,
+        (0.125, 0.25),
+    ),
+    Scenario(
+        "occlude",
+        "comes_out",
+        "within 3 s the object's centre passes the screen's far edge as the camera sees it",
+        build_occlude,
+        judge_occlude,
+        (0.25, 0.375),
+    ),
+)
+"""The mix that is made unless others are named, and that the embedded model was trained on."""
+
+SCENARIOS: dict[str, Scenario] = {one.name: one for one in (*FIRST, *PHYSION, *HIDDEN)}
+"""A scenario's place seeds its clips: new ones are appended."""

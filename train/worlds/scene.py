@@ -4,7 +4,9 @@ Lengths are metres, masses kilograms, angles radians unless a name says degrees.
 x, and the camera looks roughly along +y, so that the image's right is +x before the look turns the camera.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import mujoco
@@ -13,6 +15,11 @@ from numpy.typing import NDArray
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
+
+BOUNCE_STIFFNESS = 20_000.0  # 1/s^2: a hit lasts about four steps of the physics
+CLOTH = 8  # points along a cloth's side
+AIR = 0.002  # N s/m that brakes each point of a cloth: without it, steps of 10 ms can shake it off what it lies on
+Pattern = Callable[[mujoco.MjModel], None]  # paints a compiled model
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.12),
@@ -24,11 +31,18 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.95, 0.95, 0.95),
 }
 SHAPES = {"box": "box", "ball": "sphere", "cylinder": "cylinder"}
+"""Shapes that have a name in questions, and MuJoCo's name for them."""
 
 
 @dataclass
 class Body:
-    """A movable object. `half` is (hx, hy, hz) of a box, (r,) of a ball, (r, hz) of a cylinder standing upright."""
+    """A movable object. `half` is (hx, hy, hz) of a box, (r,) of a ball, (r, hz) of a cylinder standing upright.
+
+    Of shapes without a name in questions: (hx, hy, hz) of an ellipsoid, a cross (a plus sign seen from above) and an
+    arch, (r, hz) of a capsule (cylinder part) and a prism (hexagonal), (r of the centre line, r of the tube) of a ring,
+    (hx, hy, thickness) of a cloth, of which a scene has one at most, as its last body.
+    bounce: the share of its speed that it keeps when it hits something; 0 is MuJoCo's own contact, which keeps little.
+    """
 
     colour: str
     shape: str
@@ -41,6 +55,7 @@ class Body:
     friction: float = 0.7
     rolling: float = 0.0005
     role: str = "object"
+    bounce: float = 0.0
 
     @property
     def height(self) -> float:
@@ -65,6 +80,7 @@ class Scene:
     notes: what the scenario knows before anything moves (centre-of-mass margins, gap widths, ...), JSON values.
     camera_low: the camera must stay near the ground (a screen hides something only from there).
     contacts: whether the physics must note who touches whom (it costs time).
+    timestep: of the physics, seconds.
     """
 
     bodies: list[Body]
@@ -74,6 +90,7 @@ class Scene:
     notes: dict[str, Any] = field(default_factory=dict)
     camera_low: bool = False
     contacts: bool = False
+    timestep: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,13 @@ class Look:
     shadows: bool
     body_texture: float  # contrast of a checker on the bodies; 0 is plain
     tint: float  # jitter of the bodies' colours
+    tone: tuple[float, float, float] = (1.0, 1.0, 1.0)  # colour of the light
+    pan: float = 0.0  # degrees that the camera turns around the scene in the course of a clip
+    pattern: Pattern | None = None  # painted over the textures
+
+    def panned(self, share: float) -> "Look":
+        """As the camera sees it after a share of the clip (0..1)."""
+        return replace(self, azimuth=self.azimuth + self.pan * share)
 
 
 def grey(rng: Rng, low: float, high: float, chroma: float = 0.08) -> tuple[float, float, float]:
@@ -166,20 +190,88 @@ def tinted(colour: str, look: Look, rng: Rng) -> Array:
     return np.clip(np.array(COLOURS[colour]) + rng.uniform(-look.tint, look.tint, 3), 0, 1)
 
 
+def _box(half: Iterable[float], pos: Iterable[float] = (0, 0, 0), turn: float = 0.0) -> str:
+    """Part of a body: a box, turned about z (degrees)."""
+    return f'type="box" size="{_numbers(half)}" pos="{_numbers(pos)}" euler="0 0 {turn:.6g}"'
+
+
+def _prism(r: float, hz: float) -> list[str]:
+    """Three boxes fill a hexagon: each spans two opposite sides."""
+    return [_box((r / 2, r * np.sqrt(0.75), hz), turn=turn) for turn in (0, 60, 120)]
+
+
+def _cross(hx: float, hy: float, hz: float) -> list[str]:
+    return [_box((hx, 0.45 * hy, hz)), _box((0.45 * hx, hy, hz))]
+
+
+def _arch(hx: float, hy: float, hz: float) -> list[str]:
+    legs = [_box((hx, 0.3 * hy, 0.7 * hz), (0, side * 0.7 * hy, -0.3 * hz)) for side in (-1, 1)]
+    return [_box((hx, hy, 0.3 * hz), (0, 0, 0.7 * hz)), *legs]
+
+
+def _ring(radius: float, tube: float) -> list[str]:
+    angles = np.linspace(0, 2 * np.pi, 13)
+    joints = radius * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1)  # [13, 3]
+    return [f'type="capsule" size="{tube:.6g}" fromto="{_numbers([*one, *other])}"' for one, other in pairwise(joints)]
+
+
+COMPOUNDS: dict[str, tuple[Callable[..., list[str]], float]] = {
+    "prism": (_prism, np.sqrt(27) / np.pi),
+    "cross": (_cross, 0.9),
+    "arch": (_arch, 0.72),
+    "ring": (_ring, 1.0),
+}
+"""How a body is put together, and the volume of the parts over that of the box or the cylinder around it: prism, cross
+and arch weigh as much as what they replace, or what is known of centres of mass would be wrong."""
+ROLLING = ("ball", "cylinder", "ellipsoid", "capsule")
+
+
+def _parts(body: Body) -> list[str]:
+    """A body's geoms: type, size and place of each."""
+    if body.shape in COMPOUNDS:
+        return COMPOUNDS[body.shape][0](*body.half)
+    return [f'type="{SHAPES.get(body.shape, body.shape)}" size="{_numbers(body.half)}"']
+
+
+def _solref(bounce: float) -> str:
+    """A contact as a spring and a damper (MuJoCo's direct solref) that gives back this share of the speed."""
+    if not bounce:
+        return ""
+    log = np.log(bounce)
+    damping = -2 * np.sqrt(BOUNCE_STIFFNESS) * log / np.hypot(np.pi, log)
+    return f' solref="{-BOUNCE_STIFFNESS:.6g} {-damping:.6g}"'
+
+
 def _body_xml(body: Body, index: int, rng: Rng, look: Look) -> str:
     rgb = tinted(body.colour, look, rng)
     friction = f"{body.friction:.4g} 0.003 {body.rolling:.5g}"
-    condim = 3 if body.shape == "box" else 6  # what rolls needs rolling friction
+    if body.shape == "cloth":
+        return _cloth_xml(body, friction, rgb)
+    condim = 6 if body.shape in ROLLING else 3  # what rolls needs rolling friction
+    density = body.density / COMPOUNDS[body.shape][1] if body.shape in COMPOUNDS else body.density
+    geoms = "".join(
+        f'<geom {part} density="{density:.5g}" friction="{friction}" condim="{condim}" priority="1"'
+        f'{_solref(body.bounce)} material="body" rgba="{_numbers(rgb)} 1"/>'
+        for part in _parts(body)
+    )
+    euler = _numbers(np.degrees(body.euler))
+    return f'<body name="body{index}" pos="{_numbers(body.pos)}" euler="{euler}"><freejoint/>{geoms}</body>'
+
+
+def _cloth_xml(body: Body, friction: str, rgb: Array) -> str:
+    """A square grid of points, their distances kept: `density` is of its area, kg/m^2."""
+    hx, hy, thick = body.half
+    spacing = (2 * hx / (CLOTH - 1), 2 * hy / (CLOTH - 1), 1.0)  # the last is of layers, and there is one
     return (
-        f'<body name="body{index}" pos="{_numbers(body.pos)}" euler="{_numbers(np.degrees(body.euler))}"><freejoint/>'
-        f'<geom name="body{index}" type="{SHAPES[body.shape]}" size="{_numbers(body.half)}" '
-        f'density="{body.density:.5g}" friction="{friction}" condim="{condim}" priority="1" '
-        f'material="body" rgba="{_numbers(rgb)} 1"/></body>'
+        f'<flexcomp name="cloth" type="grid" dim="2" count="{CLOTH} {CLOTH} 1" spacing="{_numbers(spacing)}" '
+        f'pos="{_numbers(body.pos)}" mass="{4 * hx * hy * body.density:.5g}" radius="{thick:.5g}" '
+        f'rgba="{_numbers(rgb)} 1"><edge equality="true" damping="0.01"/>'
+        f'<contact selfcollide="none" friction="{friction}"/></flexcomp>'
     )
 
 
 def compile_scene(scene: Scene, look: Look, rng: Rng) -> mujoco.MjModel:
-    """The scene as a MuJoCo model; body i is geom `body{i}`, props and floor carry no name."""
+    """The scene as a MuJoCo model: body i of the scene is `body{i}`, body i + 1 of the model (0 is the world)."""
     props = "".join(
         f'<geom type="box" size="{_numbers(p.half)}" pos="{_numbers(p.pos)}" euler="{_numbers(np.degrees(p.euler))}" '
         f'friction="{p.friction:.4g} 0.003 0.0005" rgba="{_numbers(look.prop)} 1"/>'
@@ -187,17 +279,23 @@ def compile_scene(scene: Scene, look: Look, rng: Rng) -> mujoco.MjModel:
     )
     bodies = "".join(_body_xml(body, i, rng, look) for i, body in enumerate(scene.bodies))
     xml = (
-        '<mujoco><compiler angle="degree"/><option timestep="0.005" integrator="implicitfast" iterations="20"/>'
+        '<mujoco><compiler angle="degree"/>'
+        f'<option timestep="{scene.timestep:.4g}" integrator="implicitfast" iterations="20"/>'
         '<statistic extent="4" center="0 0 0"/>'
         f'<visual><headlight ambient="{_numbers([look.ambient] * 3)}" diffuse="0 0 0" specular="0 0 0"/>'
         f'<global fovy="{look.fovy:.4g}"/><quality shadowsize="512" offsamples="0"/>'
         '<map znear="0.02" zfar="200"/></visual>'
         f'{_assets(look)}<worldbody><light directional="true" dir="{_numbers(look.light)}" pos="0 0 6" '
-        f'castshadow="{str(look.shadows).lower()}" diffuse="{_numbers([look.diffuse] * 3)}" ambient="0 0 0" '
-        f'specular="{_numbers([look.specular] * 3)}"/>'
+        f'castshadow="{str(look.shadows).lower()}" diffuse="{_numbers(look.diffuse * np.array(look.tone))}" '
+        f'ambient="0 0 0" specular="{_numbers([look.specular] * 3)}"/>'
         f'<geom type="plane" size="30 30 1" material="floor"/>{props}{bodies}</worldbody></mujoco>'
     )
-    return mujoco.MjModel.from_xml_string(xml)
+    model = mujoco.MjModel.from_xml_string(xml)
+    if model.nflex:
+        model.dof_damping[6 * (len(scene.bodies) - 1) :] = AIR
+    if look.pattern is not None:
+        look.pattern(model)
+    return model
 
 
 def camera_axes(look: Look) -> tuple[Array, Array, Array, Array]:

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .generate import ATTEMPTS, X264, Spec, Summary, check, contact_sheet, encode, make_all
+from .parts import palette
 from .physics import Painter, simulate
 from .questions import Row
-from .scenarios import palette
 from .scene import Array, Body, Look, Rng, Scene, compile_scene, draw_look
 
 STILL = f"{X264}:keyint=1"  # each frame on its own: after encoding, too, a frame does not tell what came before it
@@ -335,6 +335,8 @@ def generate_violations(
 
     spec.scenarios: properties, taken in turn. Raises ValueError on an impossible request or a folder with other worlds.
     """
+    if spec.shift is not None:
+        raise ValueError("violations come without a shift: leave out --shift or --violations")
     if clips % 4:
         raise ValueError(f"{clips} clips: quadruplets have 4 clips each, give a multiple of 4")
     if spec.engine != Spec.engine:

@@ -13,9 +13,10 @@ import numpy as np
 from ...reasoner.actions import SIDES, Action, Push, Remove
 from .generate import Spec, Story, find_story, make_all
 from .interventions import intervene, removable
+from .parts import Verdict
 from .physics import Painter
 from .questions import YES_NO, Row, balance
-from .scenarios import SCENARIOS, Verdict
+from .scenarios import SCENARIOS
 from .scene import Rng
 
 Phrasings = tuple[str, ...]
