@@ -64,7 +64,7 @@ def variables_of(clip: Row) -> dict[str, float]:
     told = {clip["outcome"]["name"]: float(clip["outcome"]["value"]), "x": float(now[7]), "y": float(now[8])}
     told["count"] = float(len(clip["objects"]))
     told["colour"] = float(KINDS["colour"].index(clip["objects"][0]["colour"]))
-    if "margins" in clip["notes"]:
+    if clip["scenario"] in ("towers", "support"):
         return told | {"margin": float(min(clip["notes"]["margins"]))}
     if clip["scenario"] == "dominoes":
         return told

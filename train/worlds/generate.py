@@ -10,7 +10,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ def find_story(scenario: Scenario, seed: int, spec: Spec, play: Play = play) -> 
     )
 
 
+@lru_cache(maxsize=1)  # the other of a pair is wanted next
 def find_pair(scenario: Scenario, number: int, spec: Spec, play: Play = play) -> tuple[Story, Story]:
     """A minimal pair, in random order: one scene and look, with much and little of what is hidden, and two outcomes."""
     hide = scenario.hide

@@ -112,7 +112,7 @@ def build_link(rng: Rng) -> Scene:
     colours, side = palette(rng, "red", "yellow"), 1 if rng.random() < 0.5 else -1
     radius, tube = float(rng.uniform(0.18, 0.27)), float(rng.uniform(0.028, 0.04))
     thick = float(rng.uniform(0.025, 0.04))
-    room = radius - tube - 1.5 * thick  # how far from the ring's centre a post fits
+    room = 0.92 * radius - tube - 1.5 * thick  # how far from the ring's centre a post fits
     if rng.random() < 0.6:
         away, turn = room * float(np.sqrt(rng.random())), float(rng.uniform(0, 2 * np.pi))
         post = np.array([np.cos(turn), np.sin(turn)]) * away

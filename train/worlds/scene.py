@@ -17,6 +17,7 @@ Rng = np.random.Generator
 Array = NDArray[np.float64]
 
 BOUNCE_STIFFNESS = 20_000.0  # 1/s^2: a hit lasts about four steps of the physics
+RING = 8  # straight pieces of a ring: each costs as much to draw as a ball
 CLOTH = 8  # points along a cloth's side
 AIR = 0.002  # N s/m that brakes each point of a cloth: without it, steps of 10 ms can shake it off what it lies on
 Pattern = Callable[[mujoco.MjModel], None]  # paints a compiled model
@@ -117,6 +118,7 @@ class Look:
     shadows: bool
     body_texture: float  # contrast of a checker on the bodies; 0 is plain
     tint: float  # jitter of the bodies' colours
+    lamp: tuple[float, float, float] = (0.0, 0.0, 6.0)  # where the light stands: shadows fall within 4 m of its beam
     tone: tuple[float, float, float] = (1.0, 1.0, 1.0)  # colour of the light
     pan: float = 0.0  # degrees that the camera turns around the scene in the course of a clip
     pattern: Pattern | None = None  # painted over the textures
@@ -210,8 +212,8 @@ def _arch(hx: float, hy: float, hz: float) -> list[str]:
 
 
 def _ring(radius: float, tube: float) -> list[str]:
-    angles = np.linspace(0, 2 * np.pi, 13)
-    joints = radius * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1)  # [13, 3]
+    angles = np.linspace(0, 2 * np.pi, RING + 1)
+    joints = radius * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1)  # [RING + 1, 3]
     return [f'type="capsule" size="{tube:.6g}" fromto="{_numbers([*one, *other])}"' for one, other in pairwise(joints)]
 
 
@@ -285,7 +287,7 @@ def compile_scene(scene: Scene, look: Look, rng: Rng) -> mujoco.MjModel:
         f'<visual><headlight ambient="{_numbers([look.ambient] * 3)}" diffuse="0 0 0" specular="0 0 0"/>'
         f'<global fovy="{look.fovy:.4g}"/><quality shadowsize="512" offsamples="0"/>'
         '<map znear="0.02" zfar="200"/></visual>'
-        f'{_assets(look)}<worldbody><light directional="true" dir="{_numbers(look.light)}" pos="0 0 6" '
+        f'{_assets(look)}<worldbody><light directional="true" dir="{_numbers(look.light)}" pos="{_numbers(look.lamp)}" '
         f'castshadow="{str(look.shadows).lower()}" diffuse="{_numbers(look.diffuse * np.array(look.tone))}" '
         f'ambient="0 0 0" specular="{_numbers([look.specular] * 3)}"/>'
         f'<geom type="plane" size="30 30 1" material="floor"/>{props}{bodies}</worldbody></mujoco>'

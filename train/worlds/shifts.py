@@ -159,10 +159,11 @@ def _dim(look: Look, rng: Rng) -> Look:
 
 
 def _hard(look: Look, rng: Rng) -> Look:
-    """Low light from the side."""
-    turn, sink = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 0.8)
-    light = np.array([np.cos(turn), np.sin(turn), -sink]) / np.hypot(1, sink)
-    return replace(look, ambient=0.15, diffuse=0.85, specular=0.4, light=tuple(light.tolist()), shadows=True)
+    """Bright light from the side, 35 to 48 degrees high."""
+    turn, sink = rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1.1)
+    x, y, z = (np.array([np.cos(turn), np.sin(turn), -sink]) / np.hypot(1, sink)).tolist()
+    lit = replace(look, light=(x, y, z), lamp=(-6 * x, -6 * y, -6 * z), shadows=True)
+    return replace(lit, ambient=0.15, diffuse=0.85, specular=0.4)
 
 
 LIGHTS = (_coloured, _dim, _hard)
