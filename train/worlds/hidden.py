@@ -94,7 +94,7 @@ def build_elasticity(rng: Rng) -> Scene:
     first = float(np.sqrt(2 * (drop - size) / 9.81))  # seconds until it bounces
     second = 2 * LIVELY * first  # and again, where it is lively
     wall = (0.04, float(rng.uniform(0.2, 0.35)), float(rng.uniform(0.12, 0.2)))
-    place = side * speed * (first + second * float(rng.uniform(0.45, 0.65)))
+    place = side * speed * (first + second * float(rng.uniform(0.5, 0.78)))
     red = Body("red", "ball", (size,), (0.0, 0.0, drop), velocity=(side * speed, 0.0, 0.0), friction=0.3)
     red.spin = (0.0, side * speed / size, 0.0)  # it rolls on: the floor does not brake it
     yellow = Body("yellow", "box", wall, (place, 0.0, wall[2]), density=20_000.0, role="wall")

@@ -266,7 +266,7 @@ PREDICTIVE: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 
-PROPERTIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+HIDDEN_PROPERTIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "mass": (
         (
             "Is the red object heavy?",

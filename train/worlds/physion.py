@@ -113,15 +113,15 @@ def build_link(rng: Rng) -> Scene:
     radius, tube = float(rng.uniform(0.18, 0.27)), float(rng.uniform(0.028, 0.04))
     thick = float(rng.uniform(0.025, 0.04))
     room = 0.92 * radius - tube - 1.5 * thick  # how far from the ring's centre a post fits
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         away, turn = room * float(np.sqrt(rng.random())), float(rng.uniform(0, 2 * np.pi))
         post = np.array([np.cos(turn), np.sin(turn)]) * away
     else:
         post = np.array([rng.uniform(-0.2, 0.5), rng.choice([-1, 1]) * (radius + tube + rng.uniform(0.07, 0.2))])
     speed, high = float(rng.uniform(0.8, 2.4)), float(rng.uniform(0.18, 0.35))
     red = Body("red", "ring", (radius, tube), (0.0, 0.0, tube + 1e-3), velocity=(side * speed, 0.0, 0.0))
-    red.friction = float(rng.uniform(0.05, 0.35))
-    gap, other = float(rng.uniform(0.1, 0.8)), float(rng.uniform(0.1, 0.18))
+    red.friction = float(rng.uniform(0.05, 0.45))
+    gap, other = float(rng.choice([rng.uniform(0.04, 0.2), rng.uniform(0.1, 0.9)])), float(rng.uniform(0.1, 0.18))
     place = side * (radius + tube + gap + other)
     yellow = solid(rng, "yellow", other, place, float(rng.normal() * 0.1))
     foot = (side * float(post[0]), float(post[1]), high)

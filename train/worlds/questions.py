@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .phrasings import PREDICTIVE, PROPERTIES, REASONS, WHY
+from .phrasings import HIDDEN_PROPERTIES, PREDICTIVE, REASONS, WHY
 from .scene import COLOURS, SHAPES, Rng
 
 Row = dict[str, Any]
@@ -134,7 +134,11 @@ def family(row: Row, clip: Row, rng: Rng) -> list[Row]:
 
 def _whole(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """Phrasings of a yes/no question about the whole clip, and of its negation; None where it is about one colour."""
-    return PROPERTIES[row["scenario"]] if row["type"] == "property" else PREDICTIVE.get((row["scenario"], row["type"]))
+    return (
+        HIDDEN_PROPERTIES[row["scenario"]]
+        if row["type"] == "property"
+        else PREDICTIVE.get((row["scenario"], row["type"]))
+    )
 
 
 def _colour(row: Row) -> str:
@@ -226,7 +230,7 @@ def _why(rng: Rng, clip: Row) -> list[Row]:
 
 def _property(rng: Rng, clip: Row) -> list[Row]:
     """How large what is hidden is."""
-    plain, negations = PROPERTIES[clip["scenario"]]
+    plain, negations = HIDDEN_PROPERTIES[clip["scenario"]]
     return [_yes_no(rng, "descriptive", "property", clip["facts"]["property"], plain, negations)]
 
 
@@ -268,7 +272,7 @@ ASKED: dict[str, tuple[Callable[[Rng, Row], list[Row]], ...]] = {
     "support": (_outcome, _blocks, _direction, _why, _description),
     "link": (_outcome, _direction, _why, _description),
     "drape": (_outcome, _why, _description),
-    **dict.fromkeys(PROPERTIES, (_outcome, _property, _direction, _why, _description)),
+    **dict.fromkeys(HIDDEN_PROPERTIES, (_outcome, _property, _direction, _why, _description)),
 }
 
 

@@ -1,7 +1,7 @@
 """Shifted worlds, for tests alone: what training never showed, with the same stories, questions and rules.
 
-`shapes`: other shapes, floors and bodies with other patterns, hues turned a little. `camera`: views from higher up,
-from the side and through other lenses, from a camera that turns; light that is coloured, dim, or hard with shadows.
+`shapes`: other shapes, floors and bodies with other patterns, hues turned a little. `camera`: views from higher up and
+from the side, through other lenses, of a camera that turns; light that is coloured, dim, or hard with shadows.
 Under `camera` a clip keeps the scene that its seed has without it, unless the view decides the outcome (occlude): what
 is lost can be counted clip by clip.
 """
@@ -130,7 +130,7 @@ def new_textures(look: Look, scene: Scene, rng: Rng) -> Look:
 
 
 def new_view(look: Look, scene: Scene, rng: Rng) -> Look:
-    """Above 42 degrees or from more than 40 to the side, through a long or a wide lens; in half the clips it turns.
+    """Above 42 degrees and more than 40 to the side, through a long or a wide lens; in half of the clips it turns.
 
     A screen hides something only from near the ground and from the front: there the changes are smaller, and the camera
     stands still.
