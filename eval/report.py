@@ -4,8 +4,8 @@
     python -m foretell.eval.report --check README.md reasoner/nano/README.md    exit 1 where one differs
 
 A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`; the block called benchmarks is
-about the public ones, from their descriptions and from the results named after them. A README beside a training.json
-is a model card, made whole from that file and the results named after its folder.
+about the public ones, from their descriptions and from the results named after them, planning's is about plans. A
+README beside a training.json is a model card, made whole from that file and the results named after its folder.
 """
 
 import argparse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
-BENCHMARK_BLOCK = "benchmarks"
+BENCHMARK_BLOCK, PLANNING_BLOCK = "benchmarks", "planning"
 MODEL = "foretell"
 COLOURS = (
     "#0072B2",
@@ -217,7 +217,19 @@ def _measured(benchmark: "Benchmark") -> str:
 
 def block(name: str) -> str:
     """What stands between the markers called `name`."""
-    return benchmark_table() if name == BENCHMARK_BLOCK else tables(results(name))
+    if name == BENCHMARK_BLOCK:
+        return benchmark_table()
+    return planning_section(results(name)) if name == PLANNING_BLOCK else tables(results(name))
+
+
+def planning_section(found: Results) -> str:
+    """What plans reach, beside chance and what the words of a goal give away."""
+    from .planning import table
+
+    measured = (
+        f"Measured by `{found['command']}` at commit `{found['commit']}` on {found['date']} ({found['machine']})."
+    )
+    return f"{table(found)}\n\nPer cent of towers, in brackets 95% bootstrap intervals over scenes. {measured}"
 
 
 def tables(found: Results) -> str:
@@ -437,7 +449,7 @@ def _named(paths: Iterable[Path]) -> set[str]:
     """The results that these files show."""
     cards = {path.parent.resolve().name for path in paths if (path.parent / "training.json").is_file()}
     blocks = {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
-    return cards | blocks - {BENCHMARK_BLOCK}
+    return cards | blocks - {BENCHMARK_BLOCK, PLANNING_BLOCK}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
