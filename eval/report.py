@@ -412,7 +412,7 @@ def _bars(axes: "Axes", found: Results) -> None:
         range(len(rows)), [row["label"].replace(": ", ":\n").replace(", ", ",\n") for row in rows], fontsize=8
     )
     axes.set(ylim=(0, 1), ylabel="(balanced) accuracy")
-    axes.legend(fontsize=8, ncols=len(takers), loc="upper left", bbox_to_anchor=(0, 1.12), frameon=False)
+    axes.legend(fontsize=8, ncols=min(4, len(takers)), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 
 def _reliability(axes: "Axes", found: Results) -> None:

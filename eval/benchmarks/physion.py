@@ -68,6 +68,6 @@ PHYSION = Benchmark(
     best=Cited(
         "61.8",
         "results/csv/summary/model_human_accuracies.csv of the repository, mean of eight: RPIN, the best "
-        "of its seeds, with a readout trained on what it was shown",
+        "of nine (three seeds, three training sets), with a readout trained on what it was shown",
     ),
 )
