@@ -446,8 +446,11 @@ def main(
         raise typer.BadParameter(f"{', '.join(wrong)}: choose from {', '.join(SECTIONS)}")
     logging.set_verbosity_error()  # that an answer of 16 tokens has no end is on purpose
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    for name in sections or SECTIONS:
-        found[name] = rounded({**provenance(f"python -m foretell.eval.speed {name}"), **SECTIONS[name]()})
+    told = {
+        name: provenance(f"python -m foretell.eval.speed {name}") for name in sections or SECTIONS
+    }  # before it writes
+    for name, source in told.items():
+        found[name] = rounded({**source, **SECTIONS[name]()})
         print(json.dumps({name: found[name]}, indent=1), flush=True)
         write(RESULTS, json.dumps(found, indent=1) + "\n")
 
