@@ -4,7 +4,8 @@
     python -m foretell.eval.report --check README.md reasoner/nano/README.md    exit 1 where one differs
 
 A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`; the block called benchmarks is
-about the public ones, from their descriptions and from the results named after them, planning's is about plans. A
+about the public ones, from their descriptions and from the results named after them, planning's is about plans,
+elsewhere's about one model in several worlds. A
 README beside a training.json is a model card, made whole from that file and the results named after its folder.
 """
 
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
-BENCHMARK_BLOCK, PLANNING_BLOCK = "benchmarks", "planning"
+BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK = "benchmarks", "planning", "elsewhere"
+ELSEWHERE = {
+    "nano": "as in training",
+    "shapes": "new shapes and textures",
+    "camera": "new camera and light",
+    "bullet": "Bullet",
+}
+"""Results of the same model on other worlds, and what these are."""
 MODEL = "foretell"
 COLOURS = (
     "#0072B2",
@@ -219,7 +227,22 @@ def block(name: str) -> str:
     """What stands between the markers called `name`."""
     if name == BENCHMARK_BLOCK:
         return benchmark_table()
+    if name == ELSEWHERE_BLOCK:
+        return elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()})
     return planning_section(results(name)) if name == PLANNING_BLOCK else tables(results(name))
+
+
+def elsewhere_section(found: Mapping[str, Results]) -> str:
+    """The model's headline figures in per cent, and their numbers of questions, in worlds that differ from training."""
+    told = {kind: one["figures"]["headlines"] for kind, one in found.items()}
+    rows = [
+        [line["label"], *(f"{percent(own := one[key]['takers'][MODEL])} (n {own['n']:,})" for one in told.values())]
+        for key, line in next(iter(told.values())).items()
+    ]
+    sources = "; ".join(
+        f"{kind}: `{one['command']}` at commit `{one['commit'][:12]}` on {one['date']}" for kind, one in found.items()
+    )
+    return f"{_table(['questions', *found], rows)}\n\nIn brackets: 95% bootstrap intervals over scenes. {sources}."
 
 
 def planning_section(found: Results) -> str:
@@ -449,7 +472,7 @@ def _named(paths: Iterable[Path]) -> set[str]:
     """The results that these files show."""
     cards = {path.parent.resolve().name for path in paths if (path.parent / "training.json").is_file()}
     blocks = {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
-    return cards | blocks - {BENCHMARK_BLOCK, PLANNING_BLOCK}
+    return cards | blocks - {BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
