@@ -15,7 +15,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-PAINTS = {
+PAINTS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.12),
     "yellow": (0.95, 0.85, 0.12),
     "green": (0.15, 0.65, 0.2),
@@ -23,6 +23,7 @@ PAINTS = {
     "purple": (0.55, 0.18, 0.7),
     "orange": (0.98, 0.5, 0.08),
 }
+"""What a colour's name means, RGB in 0..1; the worlds paint their objects so."""
 WHITE = "white"
 SATURATION, CHROMA = 0.45, 0.15  # more than a grey world's tints have
 BRIGHT, APART = 0.6, 0.1  # how light white is in the shade, and how unlike what lies beside it

@@ -13,6 +13,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ...perception.edit import PAINTS, WHITE
+
 Rng = np.random.Generator
 Array = NDArray[np.float64]
 
@@ -22,15 +24,7 @@ CLOTH = 8  # points along a cloth's side
 AIR = 0.002  # N s/m that brakes each point of a cloth: without it, steps of 10 ms can shake it off what it lies on
 Pattern = Callable[[mujoco.MjModel], None]  # paints a compiled model
 
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.12, 0.12),
-    "yellow": (0.95, 0.85, 0.12),
-    "green": (0.15, 0.65, 0.2),
-    "blue": (0.15, 0.3, 0.85),
-    "purple": (0.55, 0.18, 0.7),
-    "orange": (0.98, 0.5, 0.08),
-    "white": (0.95, 0.95, 0.95),
-}
+COLOURS: dict[str, tuple[float, float, float]] = {**PAINTS, WHITE: (0.95, 0.95, 0.95)}
 SHAPES = {"box": "box", "ball": "sphere", "cylinder": "cylinder"}
 """Shapes that have a name in questions, and MuJoCo's name for them."""
 
