@@ -183,7 +183,10 @@ def worlds(
     ] = None,
     shift: Annotated[
         str | None,
-        typer.Option(metavar="shapes|camera", help="Worlds to test on: other shapes and textures, or views."),
+        typer.Option(
+            metavar="views|shapes|camera",
+            help="Views from anywhere, to learn from; other shapes and textures, or views, to test on.",
+        ),
     ] = None,
     violations: Annotated[
         bool, typer.Option("--violations", help="In place of questions: 2 possible and 2 impossible clips a scene.")

@@ -172,7 +172,7 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         (["surprise", "none.mp4", "--model", "nowhere"], "nowhere: no encoder there"),
         (["worlds", "there", "--clips", "6", "--seed", "1", "--violations"], "a multiple of 4"),
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--shift", "camera"], "leave out --shift"),
-        (["worlds", "there", "--clips", "1", "--seed", "1", "--shift", "light"], "shapes, camera"),
+        (["worlds", "there", "--clips", "1", "--seed", "1", "--shift", "light"], "views, shapes, camera"),
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--scenarios", "towers"], "permanence"),
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--interventions"], "choose"),
         (["plan", "clip.mp4", "fall"], "as in 'make the tower fall to the left'"),

@@ -14,7 +14,7 @@ from foretell.train.worlds import SCENARIOS, SHIFTS, Spec, generate
 from foretell.train.worlds.generate import describe, find_story, make_clip
 from foretell.train.worlds.physics import Painter
 from foretell.train.worlds.questions import ask_stream
-from foretell.train.worlds.scene import COLOURS, SHAPES, project
+from foretell.train.worlds.scene import COLOURS, SHAPES, Look, draw_look, project
 
 RIGID = [name for name in SCENARIOS if name != "drape"]
 
@@ -56,6 +56,25 @@ def test_another_camera_shows_the_same_scene_as_without_it() -> None:
         assert other.look.elevation < -40 and not 28 <= other.look.fovy <= 60
 
 
+def told(look: Look) -> tuple[float, float, float]:
+    """How far above the ground, how far to the side, how wide."""
+    return -look.elevation, abs(look.azimuth % 180 - 90), float(np.log(look.fovy))
+
+
+def test_views_to_learn_from_come_from_everywhere_and_hold_what_the_test_looks_from() -> None:
+    scene, rng = SCENARIOS["collide"].build(np.random.default_rng(0)), np.random.default_rng(1)
+    seen = [draw_look(rng, scene, 0.0) for _ in range(400)]
+    views = [SHIFTS["views"].look(look, scene, rng) for look in seen]
+    tests = [SHIFTS["camera"].look(look, scene, rng) for look in seen]
+    for place in range(3):
+        low, high = np.quantile([told(one)[place] for one in views], (0.02, 0.98))
+        before = np.quantile([told(one)[place] for one in seen if not one.flat], (0.02, 0.98))
+        assert high - low > 1.5 * np.ptp(before)
+        assert np.mean([low < told(one)[place] < high for one in tests]) > 0.5
+    low = replace(scene, camera_low=True)
+    assert all(SHIFTS["views"].look(look, low, rng).elevation > -15 for look in seen)
+
+
 def test_a_turning_camera_is_told_in_the_states() -> None:
     story = find_story(SCENARIOS["collide"], 1, Spec(shift="camera"))
     story.look = replace(story.look, pan=30.0)
@@ -89,5 +108,5 @@ def test_a_folder_says_its_shift(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "worlds.json").read_text())["shift"] == "camera"
     with pytest.raises(ValueError, match="holds other worlds"):
         generate(tmp_path, 2, seed=0, spec=Spec(scenarios=("collide",)), progress=False)
-    with pytest.raises(ValueError, match="unknown shift fog; allowed: shapes, camera"):
+    with pytest.raises(ValueError, match="unknown shift fog; allowed: views, shapes, camera"):
         generate(tmp_path / "other", 2, seed=0, spec=Spec(shift="fog"), progress=False)

@@ -1,9 +1,11 @@
-"""Shifted worlds, for tests alone: what training never showed, with the same stories, questions and rules.
+"""Shifted worlds: another look at the same stories, questions and rules.
 
-`shapes`: other shapes, floors and bodies with other patterns, hues turned a little. `camera`: views from higher up and
-from the side, through other lenses, of a camera that turns; light that is coloured, dim, or hard with shadows.
-Under `camera` a clip keeps the scene that its seed has without it, unless the view decides the outcome (occlude): what
-is lost can be counted clip by clip.
+To learn from: `views`, a camera anywhere from near the ground to high above and from in front to nearly the side, in
+half of the clips turning, any lens, plain, coloured or dim light.
+To test on: `shapes`, other shapes, floors and bodies with other patterns, hues turned a little; `camera`, views from
+high up and from the side at once, through a long or a wide lens, turning further, light that may be hard with shadows.
+Under `views` and `camera` a clip keeps the scene that its seed has without them, unless the view decides the outcome
+(occlude): what is lost can be counted clip by clip.
 """
 
 import colorsys
@@ -129,24 +131,46 @@ def new_textures(look: Look, scene: Scene, rng: Rng) -> Look:
 # --- camera -----------------------------------------------------------------------------------------------------------
 
 
-def new_view(look: Look, scene: Scene, rng: Rng) -> Look:
-    """Above 42 degrees and more than 40 to the side, through a long or a wide lens; in half of the clips it turns.
+def any_view(look: Look, scene: Scene, rng: Rng) -> Look:
+    """From 4 to 65 degrees above and up to 70 to the side, through any lens; in half of the clips it turns."""
+    low = scene.camera_low
+    fovy = float(np.exp(rng.uniform(np.log(12), np.log(75))))
+    turn = float(rng.uniform(-24, 24) if low else rng.uniform(-70, 70))
+    elevation = -float(rng.uniform(1, 14) if low else rng.uniform(4, 65))
+    pan = 0.0 if low or rng.random() < 0.5 else float(rng.uniform(-12, 12))
+    view = _seen_from(look, scene, rng, fovy, turn, elevation, pan, 1.05)
+    return (_plain, _coloured, _dim)[int(rng.integers(3))](view, rng)
 
-    A screen hides something only from near the ground and from the front: there the changes are smaller, and the camera
-    stands still.
-    """
+
+def new_view(look: Look, scene: Scene, rng: Rng) -> Look:
+    """Above 42 degrees and more than 40 to the side, through a long or a wide lens; in half of the clips it turns."""
     low = scene.camera_low
     fovy = float(rng.uniform(*((14, 22), (66, 80))[int(rng.integers(2))]))
     side, way = (1 if coin < 0.5 else -1 for coin in rng.random(2))
     turn = float(rng.uniform(14, 24) if low else rng.uniform(40, 62)) * side
     elevation = -float(rng.uniform(10, 14) if low else rng.uniform(42, 62))
     pan = 0.0 if low or rng.random() < 0.5 else way * float(rng.uniform(8, 20))
-    facing = 180.0 if not low and rng.random() < 0.5 else 0.0
-    distance = float(rng.uniform(1.1, 1.4) * scene.radius / np.tan(np.radians(fovy / 2)))
-    view = replace(
-        look, flat=False, fovy=fovy, azimuth=90 + facing + turn, elevation=elevation, distance=distance, pan=pan
-    )  # fmt: skip
+    view = _seen_from(look, scene, rng, fovy, turn, elevation, pan, 1.1)
     return LIGHTS[int(rng.integers(len(LIGHTS)))](view, rng)
+
+
+def _seen_from(
+    look: Look, scene: Scene, rng: Rng, fovy: float, turn: float, elevation: float, pan: float, nearest: float
+) -> Look:
+    """Through this lens, from this side or the one across.
+
+    A screen hides something only from near the ground and from the front: there the changes are smaller, and the camera
+    stands still.
+    """
+    facing = 180.0 if not scene.camera_low and rng.random() < 0.5 else 0.0
+    distance = float(rng.uniform(nearest, 1.4) * scene.radius / np.tan(np.radians(fovy / 2)))
+    return replace(
+        look, flat=False, fovy=fovy, azimuth=90 + facing + turn, elevation=elevation, distance=distance, pan=pan
+    )
+
+
+def _plain(look: Look, rng: Rng) -> Look:
+    return look
 
 
 def _coloured(look: Look, rng: Rng) -> Look:
@@ -169,6 +193,7 @@ def _hard(look: Look, rng: Rng) -> Look:
 LIGHTS = (_coloured, _dim, _hard)
 
 SHIFTS: dict[str, Shift] = {
+    "views": Shift(lambda scene, rng: scene, any_view),
     "shapes": Shift(new_shapes, new_textures),
     "camera": Shift(lambda scene, rng: scene, new_view),
 }
