@@ -283,7 +283,8 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="nano, nano_no_imagination, tiny (seconds), vjepa2_l_smollm2, vjepa2_l_qwen3 or vjepa2_g_llama.",
+            help="nano, nano_no_imagination, nano_rivals, tiny (seconds), vjepa2_l_smollm2, vjepa2_l_qwen3 or "
+            "vjepa2_g_llama.",
         ),
     ],
     data: Annotated[
@@ -548,6 +549,53 @@ def eval_surprise(
     follow = partial(track, description="watching", console=Console(stderr=True))
     command = shlex.join(["foretell", *context.obj])
     found = room.run(model, data, out, command=command, track=lambda steps: iter(follow(steps)))
+    _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
+
+
+@evaluate.command(
+    epilog="Example: foretell eval rivals worlds/test --train worlds/train --val worlds/val --encoder V-JEPA=a/encoder "
+    "--encoder VideoMAE=b/encoder --runs runs/rivals --out runs/rivals.json"
+)
+def rivals(
+    context: typer.Context,
+    data: Data,
+    train: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that every bridge learns from.")],
+    val: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that validate and calibrate.")],
+    encoder: Annotated[
+        list[str], typer.Option(metavar="NAME=DIR", help="An encoder; repeatable. Others are compared with the first.")
+    ],
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the trainings; goes on where it was stopped.")],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a plot and every answer.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each encoder.")] = 3,
+    imagination: Annotated[
+        bool, typer.Option("--imagination", help="Also the first encoder with its predictor's tokens.")
+    ] = False,
+    init: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The LoRA that all go on from; left out: the embedded one.")
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(metavar="HUB_ID", help="Language model; left out: the embedded one.")
+    ] = None,
+    settings: Set = None,
+    limit: Annotated[int | None, typer.Option(help="About so many questions; left out: all of them.")] = None,
+    per_clip: Annotated[int | None, typer.Option(help="At most so many questions a clip, its outcome first.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer at once.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """The same bridge on every encoder: behind which does the language model answer best?"""
+    from .eval import rivals as room
+    from .reasoner.answer import NANO
+    from .train.recipes import RECIPES
+
+    def tell(name: str, done: int, total: int) -> None:
+        print(f"{name}: {done} of {total} trainings done", file=sys.stderr)
+
+    recipe = _recipe(RECIPES, "nano_rivals", settings)
+    found = room.run(
+        data, train, val, _named(encoder), runs, out, recipe=recipe, seeds=seeds, imagination=imagination, limit=limit,
+        per_clip=per_clip, llm=llm, init=init or (None if llm else NANO / "lora"), workers=workers,
+        command=shlex.join(["foretell", *context.obj]), tell=tell,
+    )  # fmt: skip
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 
 

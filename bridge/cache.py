@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..perception.encoder import VJEPA2World, normalise, resize, tapped
+from ..perception.encoder import VJEPA2World, grid_of, normalise, resize, tapped
 from ..perception.predictor import imagine
 from ..perception.video import open_file
 
@@ -56,12 +56,16 @@ def feature_key(video: str, until: float | None, encoder: str, mirrored: bool = 
 
 @torch.no_grad()
 def watch(encoder: VJEPA2World, frames: Sequence[Frames]) -> tuple[Tensor, Tensor]:
-    """World features [B, N, C] of clips uint8 [T, H, W, 3] each, and what the predictor expects next [B, M, D]."""
+    """World features [B, N, C] of clips uint8 [T, H, W, 3] each, and what the predictor expects next [B, M, D].
+
+    A model of single pictures expects nothing: M is 0.
+    """
     squares = torch.stack([resize(torch.from_numpy(np.ascontiguousarray(clip)), encoder.size) for clip in frames])
     device, depth = encoder.model.device, encoder.model.config.num_hidden_layers
     pixels = normalise(squares).to(device, encoder.model.dtype)
     *layers, last = tapped(encoder.model, pixels, (*encoder.taps, depth))
-    return torch.cat(layers, dim=-1), imagine(encoder.model, last)
+    foresees = grid_of(encoder.model.config)[0] > 1
+    return torch.cat(layers, dim=-1), imagine(encoder.model, last) if foresees else last[:, :0]
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,10 @@ def build(
 
 def statistics(cache: FeatureCache, keys: Sequence[str]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Channel mean and standard deviation over clips and tokens: of features ([C], [C]) and of imagined ones."""
-    both = cache.rows(keys)
-    seen, imagined = ((t.flatten(0, 1).mean(0), t.flatten(0, 1).std(0)) for t in both)
+    seen, imagined = (_moments(part.flatten(0, 1)) for part in cache.rows(keys))
     return seen, imagined
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column of [n, C]; of no rows 0 and 1."""
+    return (rows.mean(0), rows.std(0)) if len(rows) else (rows.new_zeros(rows.shape[1]), rows.new_ones(rows.shape[1]))

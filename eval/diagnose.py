@@ -145,7 +145,7 @@ class Depths:
 
 def world_of(reader: Foretell) -> VJEPA2World:
     """The model's encoder by itself."""
-    return VJEPA2World(reader.model.encoder, tuple(reader.model.config.taps), reader.rate)
+    return VJEPA2World(reader.model.encoder, tuple(reader.model.config.taps), reader.rate, reader.frames)
 
 
 @torch.no_grad()

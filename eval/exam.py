@@ -22,6 +22,7 @@ from .page import page
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import (
     Figure,
+    Statistic,
     aurc,
     balanced_accuracy,
     brier,
@@ -261,13 +262,19 @@ def sit_together(taker: Taker, groups: Sequence[Group], samples: Samples, worker
         part.unlink()
 
 
-def score(rows: Sequence[Row]) -> tuple[str, Figure]:
-    """What is measured, and the figure: balanced accuracy where all questions are yes/no, otherwise accuracy."""
-    right, scenes = [row["right"] for row in rows], [row["scene"] for row in rows]
+def measured(rows: Sequence[Row]) -> tuple[str, Statistic, float]:
+    """What is measured, how, and what guessing scores: balanced accuracy where all questions are yes/no, otherwise
+    accuracy."""
+    right = [row["right"] for row in rows]
     if all(map(yes_no, rows)):
-        return "balanced accuracy", figure(balanced_accuracy(right, [row["truth"] for row in rows]), scenes, 0.5)
-    chance = float(np.mean([1 / len(row["options"]) for row in rows]))
-    return "accuracy", figure(mean_of(right), scenes, chance)
+        return "balanced accuracy", balanced_accuracy(right, [row["truth"] for row in rows]), 0.5
+    return "accuracy", mean_of(right), float(np.mean([1 / len(row["options"]) for row in rows]))
+
+
+def score(rows: Sequence[Row]) -> tuple[str, Figure]:
+    """What is measured, and the figure."""
+    metric, statistic, chance = measured(rows)
+    return metric, figure(statistic, [row["scene"] for row in rows], chance)
 
 
 def _scores(takers: Mapping[str, Sequence[Row]], holds: Callable[[Row], bool]) -> dict[str, Any] | None:
@@ -387,7 +394,7 @@ def _takers(
 ) -> Iterator[Taker]:
     """The model, its controls (two of them where there is training data), and the other models to compare with."""
     data = digest(packed.root / "questions.jsonl")
-    yield Taker(MODEL, mark(source, data), partial(_watching, source, packed), means="the model")
+    yield Taker(MODEL, mark(source, data), partial(watching_model, source, packed), means="the model")
     if train is not None:
         learned = digest(train.root / "questions.jsonl")
         yield Taker(
@@ -401,14 +408,17 @@ def _takers(
         )  # fmt: skip
     for name, alter in ALTERED.items() if altered else ():
         yield Taker(
-            name, mark(source, data, name), partial(_watching, source, packed, alter),
+            name, mark(source, data, name), partial(watching_model, source, packed, alter),
             means="the model, not trained again, shown the clips so",
         )  # fmt: skip
     for name, folder in controls.items():
-        yield Taker(name, mark(folder, data), partial(_watching, folder, packed), means="another model, trained apart")
+        yield Taker(
+            name, mark(folder, data), partial(watching_model, folder, packed), means="another model, trained apart"
+        )
 
 
-def _watching(source: str | Path, packed: Packed, alter: Callable[[Clip], Clip] = lambda clip: clip) -> Answers:
+def watching_model(source: str | Path, packed: Packed, alter: Callable[[Clip], Clip] = lambda clip: clip) -> Answers:
+    """Answers of the model in a folder, loaded when it is its turn."""
     return watching(load_model(source), packed, alter)
 
 

@@ -162,7 +162,7 @@ def random_init(world: VJEPA2World, seed: int = 0) -> VJEPA2World:
     """An encoder of the same shape that has learned nothing."""
     torch.manual_seed(seed)
     model = VJEPA2Model(world.model.config).eval().requires_grad_(False)
-    return VJEPA2World(model, world.taps, world.rate)
+    return VJEPA2World(model, world.taps, world.rate, world.frames)
 
 
 def pooled(features: Features, grid: Grid) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .probe import Question, score_of
-from .stats import scene_weights
+from .stats import over_runs, scene_weights
 
 Floats = NDArray[Any]
 
@@ -57,11 +57,7 @@ def crossings(flops: Floats, scores: Floats, start: Floats, levels: Floats) -> F
 
 def resampled(curves: Sequence[Curve], question: Question, weights: Floats, rng: np.random.Generator) -> Floats:
     """Mean scores over an objective's runs, in every resample of scenes and, beyond the first, of runs too: [B, P]."""
-    scores = np.stack([curve.scores(question, weights) for curve in curves])  # [R, B, P]
-    drawn = rng.integers(len(curves), size=(len(curves), scores.shape[1]))  # [R, B]
-    drawn[:, 0] = np.arange(len(curves))
-    mean: Floats = scores[drawn, np.arange(scores.shape[1])].mean(axis=0)
-    return mean
+    return over_runs(np.stack([curve.scores(question, weights) for curve in curves]), rng)
 
 
 def ratios(

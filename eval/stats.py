@@ -57,6 +57,15 @@ def scene_weights(scenes: Sequence[str], resamples: int, seed: int) -> Iterator[
         yield counts[:, scene_of].astype(np.float64)
 
 
+def over_runs(scores: Floats, rng: np.random.Generator) -> Floats:
+    """Means over R runs in every resample; in each but the first, which is the figure itself, the runs are drawn anew:
+    [R, B, ...] -> [B, ...]."""
+    drawn = rng.integers(len(scores), size=(len(scores), scores.shape[1]))  # [R, B]
+    drawn[:, 0] = np.arange(len(scores))
+    mean: Floats = scores[drawn, np.arange(scores.shape[1])].mean(axis=0)
+    return mean
+
+
 def mean_of(values: ArrayLike) -> Statistic:
     """The plain mean: of rights and wrongs it is the accuracy, of squared errors the Brier score."""
     column = np.asarray(values, dtype=np.float64)  # [N]

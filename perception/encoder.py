@@ -231,9 +231,14 @@ def tapped(
     """What the encoder knows after each layer in `taps` (0: its patch embedding), seeing all tokens or those kept.
 
     pixels: normalised [B, T, 3, H, W]; keep: int64 [B, K] positions of the tokens that are encoded at all; visible:
-    bool [K, K], which of them sees which.
+    bool [K, K], which of them sees which. More frames than the model's window are seen window by window, each apart
+    from the others: pictures' models watch videos so.
     Returns a list of [B, K or N, D]; the model's final norm is applied to the last layer only.
     """
+    window = window_of(model.config).frames
+    if pixels.shape[1] > window and keep is None:
+        parts = tapped(model, pixels.unflatten(1, (-1, window)).flatten(0, 1), taps, visible=visible)
+        return [part.unflatten(0, (len(pixels), -1)).flatten(1, 2) for part in parts]
     hidden: Tensor = model.encoder.embeddings(pixels)  # [B, N, D]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None] if keep is None else keep
     hidden = hidden if keep is None else gather(hidden, keep)
@@ -302,7 +307,10 @@ class World(nn.Module):
 
     model: Eyes
 
-    def __init__(self, model: Eyes, taps: tuple[int, ...] | None = None, rate: float | None = None) -> None:
+    def __init__(
+        self, model: Eyes, taps: tuple[int, ...] | None = None, rate: float | None = None, frames: int | None = None
+    ) -> None:
+        """taps, rate: its folder's own where they are left out; frames: whole windows of it (left out: one)."""
         super().__init__()
         depth = model.config.num_hidden_layers
         rate = getattr(model.config, "rate", None) if rate is None else rate
@@ -312,6 +320,13 @@ class World(nn.Module):
         self.model = model
         self.taps = tuple(getattr(model.config, "taps", None) or thirds) if taps is None else taps
         self._rate = float(rate)
+        self._windows, rest = divmod(frames or self._window.frames, self._window.frames)
+        if rest or not self._windows:
+            raise ValueError(f"this encoder sees {self._window.frames} frames at a time, so not {frames}: a multiple")
+
+    @property
+    def _window(self) -> Window:
+        return window_of(self.model.config)
 
     @property
     def width(self) -> int:
@@ -319,7 +334,8 @@ class World(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        return grid_of(self.model.config)
+        time, height, width = grid_of(self.model.config)
+        return self._windows * time, height, width
 
     @property
     def tokens_per_clip(self) -> int:
@@ -328,7 +344,7 @@ class World(nn.Module):
 
     @property
     def frames(self) -> int:
-        return window_of(self.model.config).frames
+        return self._windows * self._window.frames
 
     @property
     def rate(self) -> float:
@@ -336,7 +352,7 @@ class World(nn.Module):
 
     @property
     def size(self) -> int:
-        return window_of(self.model.config).size
+        return self._window.size
 
     def encode(self, frames: Tensor) -> Tensor:
         """World features of clips: uint8 [B, T, H, W, 3] -> float [B, N, width], the tapped layers side by side."""
@@ -360,7 +376,11 @@ class VJEPA2World(World):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, taps: tuple[int, ...] | None = None, rate: float | None = None
+        cls,
+        path: str | Path,
+        taps: tuple[int, ...] | None = None,
+        rate: float | None = None,
+        frames: int | None = None,
     ) -> VJEPA2World:
         """An encoder from a folder or a Hub id, frozen, in float32; `taps`: its own, else 1/3, 2/3 and full depth.
 
@@ -371,4 +391,4 @@ class VJEPA2World(World):
             raise ValueError(
                 f"{path} is a {type(model).__name__}: this wants V-JEPA's architecture, with its predictor"
             )
-        return cls(model.eval().requires_grad_(False), taps, rate)
+        return cls(model.eval().requires_grad_(False), taps, rate, frames)

@@ -44,9 +44,9 @@ class ForetellConfig(PreTrainedConfig):
 
     vision_config: the V-JEPA 2 encoder and predictor; bridge_config: the projector; text_config: any causal language
     model. video_token_id: the placeholder of one bridge token in input_ids. taps: encoder layers (0: patches) that are
-    read, side by side; rate: frames per second that the encoder is shown. llm: hub id or folder of the language model
-    that a folder of parts was trained with (None: the embedded one). adapter: the weights of a whole model are without
-    its LoRA, which lies in the folder `lora` beside them.
+    read, side by side; rate, frames: how many a second, and how many at all, the encoder is shown (0: one window of
+    it). llm: hub id or folder of the language model that a folder of parts was trained with (None: the embedded one).
+    adapter: the weights of a whole model are without its LoRA, which lies in the folder `lora` beside them.
     """
 
     model_type = "foretell"
@@ -63,6 +63,7 @@ class ForetellConfig(PreTrainedConfig):
     video_token_id: int = 5
     taps: list[int] | tuple[int, ...] = (2, 4, 6)
     rate: float = 8.0
+    frames: int = 0
     llm: str | None = None
     adapter: bool = False
 

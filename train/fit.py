@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 
 from ..bridge.cache import statistics
 from ..bridge.projector import BridgeConfig
-from ..perception.encoder import VJEPA2World
+from ..perception.encoder import VJEPA2World, grid_of
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
@@ -512,6 +512,7 @@ def assemble(
         video_token_id=placeholder,
         taps=encoder.taps,
         rate=encoder.rate,
+        frames=encoder.frames,
         llm=llm,
         # Without it every part falls back to eager attention.
         attn_implementation=language_model.config._attn_implementation,  # type: ignore[call-arg]
@@ -602,7 +603,7 @@ def run(
     check_tracker(track)
     accelerator = ranked()
     check_shares(recipe, accelerator.num_processes)
-    world, folder = VJEPA2World.from_pretrained(encoder, rate=recipe.rate or None), features or out / "features"
+    world, folder = encoder_of(encoder, recipe), features or out / "features"
     quarantine = Quarantine(out / "quarantine.jsonl" if accelerator.is_main_process else None, max_bad)
     sources = [Source(data)] if isinstance(data, Path) else data
     sets = [open_set(one.path, world, folder, quarantine, recipe) for one in sources]
@@ -628,6 +629,14 @@ def run(
         report(job, {**history(Path(encoder), init), "set_aside": quarantine.count})
     accelerator.wait_for_everyone()
     return out / "model"
+
+
+def encoder_of(source: str | Path, recipe: FitRecipe) -> VJEPA2World:
+    """The frozen encoder as a recipe shows it videos. Raises ValueError where a bridge would imagine without it."""
+    world = VJEPA2World.from_pretrained(source, recipe.taps or None, recipe.rate or None, recipe.frames or None)
+    if recipe.imagined_tokens and grid_of(world.model.config)[0] == 1:
+        raise ValueError(f"{source} sees single pictures and expects nothing next: --set imagined_tokens=0")
+    return world
 
 
 def open_set(

@@ -43,7 +43,8 @@ class Stage:
 class FitRecipe:
     """Everything that decides a bridge training besides its data.
 
-    encoder, llm: folder or hub id ("": the embedded ones); rate: frames a second that the encoder is shown (0: what its
+    encoder, llm: folder or hub id ("": the embedded ones); rate, frames: how many a second, and how many at all, the
+    encoder is shown (0: what its folder says, and one window of it); taps: which of its layers are read (none: what its
     folder says); four_bit: the language model's frozen weights in NF4 (QLoRA, Dettmers et al. 2023).
     sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
     slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled by alpha / sqrt(rank), for
@@ -74,6 +75,8 @@ class FitRecipe:
     )
     encoder: str = ""
     rate: float = 0.0
+    frames: int = 0
+    taps: tuple[int, ...] = ()
     llm: str = ""
     four_bit: bool = False
     sharp_tubelets: int = 2
@@ -106,6 +109,17 @@ def nano() -> FitRecipe:
 def nano_no_imagination() -> FitRecipe:
     """As `nano` without the predictor's tokens."""
     return replace(nano(), imagined_tokens=0)
+
+
+def nano_rivals() -> FitRecipe:
+    """The same short training for every encoder that is compared: no layer of pixels is read, and at most 10,000
+    questions go through the language model."""
+    stages = {
+        "warm": Stage(steps=1000, batch=64, lr=1.2e-3, warmup=100, facts_weight=1.0),
+        "align": Stage(steps=1, batch=8, lr=0.0, questions=6),
+        "tune": replace(nano().stages["tune"], steps=200, batch=5, lora_lr=4e-4),
+    }
+    return replace(nano(), stages=stages, taps=(2, 4, 6), mirror=False)
 
 
 def tiny() -> FitRecipe:
@@ -165,6 +179,7 @@ def vjepa2_g_llama() -> FitRecipe:
 RECIPES = {
     "nano": nano,
     "nano_no_imagination": nano_no_imagination,
+    "nano_rivals": nano_rivals,
     "vjepa2_l_smollm2": vjepa2_l_smollm2,
     "vjepa2_l_qwen3": vjepa2_l_qwen3,
     "vjepa2_g_llama": vjepa2_g_llama,

@@ -1,0 +1,251 @@
+"""Rivals through the same bridge: behind which frozen encoder does the language model answer best?
+
+Every encoder gets a fresh bridge by the same recipe, on the same clips in the same order, once a seed, under a language
+model that goes on from the same LoRA: it reads words in slots already, whoever says them, so that few questions have to
+go through it. The same layers are read of all, none of them pixels. The first encoder may run a second time with the
+tokens of its predictor: is it worth something to imagine what comes next?
+
+Intervals are over scenes and, at once, over the runs of an encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..perception.encoder import VJEPA2World
+from ..train import fit
+from ..train.data import load_clips
+from ..train.pairs import Source
+from ..train.recipes import FitRecipe, plain
+from .controls import Blind, Row
+from .exam import (
+    HEADLINES,
+    Headline,
+    Samples,
+    Taker,
+    by_frames,
+    chosen,
+    guessing,
+    load_rows,
+    measured,
+    sit,
+    sit_together,
+    thinned,
+    watching_model,
+)
+from .record import digest, mark, provenance, rounded, write
+from .stats import over_runs, scene_weights
+
+Floats = NDArray[np.float64]
+Answered = Mapping[str, Sequence[Sequence[Row]]]
+"""By arm, then by run: what was answered, question by question in the same order."""
+BLIND = "blind"
+RESAMPLES = 1000
+PICTURES = 8
+"""So many frames a model of single pictures is shown: as many as the embedded encoder's window."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An encoder and how a bridge is trained on it."""
+
+    name: str
+    encoder: str
+    recipe: FitRecipe
+
+    def run(self, seed: int) -> str:
+        """What its run with this seed is called, also on disk."""
+        return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.name).strip('-').lower()}-{seed}"
+
+
+def arms_of(encoders: Mapping[str, str | Path], recipe: FitRecipe, imagination: bool) -> list[Arm]:
+    """The encoders by name, the first also with imagination where it is wanted; nobody else imagines.
+
+    Raises ValueError for fewer than two to compare, and where imagination is wanted of a recipe without its tokens.
+    """
+    if len(encoders) + imagination < 2:
+        raise ValueError(f"given {', '.join(encoders) or 'no encoder'}: name two or more to compare, as NAME=DIR")
+    if imagination and not recipe.imagined_tokens:
+        raise ValueError("imagination wants tokens to imagine with: set imagined_tokens above 0")
+    arms = [Arm(name, str(path), _for_encoder(path, recipe)) for name, path in encoders.items()]
+    first = arms[0]
+    imagining = Arm(f"{first.name}, imagining", first.encoder, replace(recipe, frames=first.recipe.frames))
+    arms = [*arms[:1], imagining, *arms[1:]] if imagination else arms
+    if len({arm.run(0) for arm in arms}) < len(arms):
+        raise ValueError(f"{', '.join(encoders)}: names must differ in letters and digits, as folders are called so")
+    return arms
+
+
+def _for_encoder(path: str | Path, recipe: FitRecipe) -> FitRecipe:
+    """Without imagination; a model of single pictures is shown PICTURES of them, one by one."""
+    window = VJEPA2World.from_pretrained(path, rate=recipe.rate or 1.0).frames
+    return replace(recipe, imagined_tokens=0, frames=PICTURES if window == 1 else 0)
+
+
+def trained(arm: Arm, seed: int, train: Path, val: Path, runs: Path, llm: str | None, init: Path | None) -> Path:
+    """The model of one run, trained where it is not there yet. Raises ValueError where the folder holds another run."""
+    recipe, out = replace(arm.recipe, seed=seed), runs / arm.run(seed)
+    if found := fit.told(out / "model"):
+        if found["recipe"] != plain(recipe):
+            raise ValueError(f"{out} holds a run of another recipe: choose another --runs folder or remove it")
+        return out / "model"
+    return fit.run([Source(train)], val, arm.encoder, out, recipe, llm, runs / "features", init=init)
+
+
+def run(
+    data: Path,
+    train_data: Path,
+    val_data: Path,
+    encoders: Mapping[str, str | Path],
+    runs: Path,
+    out: Path,
+    *,
+    recipe: FitRecipe,
+    seeds: int = 3,
+    imagination: bool = False,
+    limit: int | None = None,
+    per_clip: int | None = None,
+    llm: str | None = None,
+    init: Path | None = None,
+    workers: int = 1,
+    command: str = "",
+    tell: Callable[[str, int, int], object] = lambda name, done, total: None,
+) -> dict[str, Any]:
+    """Train a bridge on every encoder, once a seed, examine them on `data`; write figures to `out`, a plot beside it.
+
+    encoders: name -> folder; the first is what the others are compared with. runs: folder of the trainings; what is
+    there is not made again. recipe: of all alike, its imagined_tokens of the imagining arm alone. llm, init: as in
+    fit.run. limit, per_clip, workers: as in the exam. tell: hears each run's name, how many are done, of how many.
+    Raises ValueError for what cannot be compared.
+    """
+    arms = arms_of(encoders, recipe, imagination)
+    packed, learned = load_clips(data), load_clips(train_data)
+    groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
+    if not groups:
+        raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
+    models: dict[str, Path] = {}
+    order = [(arm, seed) for seed in range(seeds) for arm in arms]
+    for done, (arm, seed) in enumerate(order):
+        tell(arm.run(seed), done, len(order))
+        models[arm.run(seed)] = trained(arm, seed, train_data, val_data, runs, llm, init)
+    asked, seen = digest(packed.root / "questions.jsonl"), digest(learned.root / "questions.jsonl")
+    takers = [Taker(name, mark(model, asked), partial(watching_model, model, packed)) for name, model in models.items()]
+    takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
+    kept = Samples(out.with_suffix(".samples.jsonl"), takers)
+    for taker in takers:
+        sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
+    rows = [row for group in groups for row in group]
+    answered = {arm.name: [kept.of(arm.run(seed), rows) for seed in range(seeds)] for arm in arms}
+    found = {
+        **provenance(command),
+        "data": {"questions": len(rows), "scenes": len({row["scene"] for row in rows}), "sha256": asked},
+        "seeds": seeds,
+        "recipe": plain(recipe),
+        "arms": {arm.name: [_cost(models[arm.run(seed)]) for seed in range(seeds)] for arm in arms},
+        "figures": figures({**answered, BLIND: [kept.of(BLIND, rows)]}),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write(out, json.dumps(rounded(found), indent=1, ensure_ascii=False) + "\n")
+    plot(found, out.with_suffix(".png"))
+    return found
+
+
+def _cost(model: Path) -> dict[str, Any]:
+    """What a run took: seconds and operations of each stage."""
+    told = fit.told(model)
+    return {name: told[name] for name in ("wall_seconds", "flops")}
+
+
+def figures(answered: Answered) -> dict[str, Any]:
+    """Every headline that has questions: each arm's mean over runs, and how far the others lie from the first arm."""
+    first = next(iter(answered.values()))[0]
+    held = [line for line in HEADLINES if any(map(line.holds, first))]
+    return {line.key: _headline(line, answered) for line in held}
+
+
+def _headline(line: Headline, answered: Answered) -> dict[str, Any]:
+    kept = {name: [[row for row in rows if line.holds(row)] for rows in runs] for name, runs in answered.items()}
+    some = next(iter(kept.values()))[0]
+    metric, _, chance = measured(some)
+    scenes = [row["scene"] for row in some]
+    weights = np.concatenate([np.ones((1, len(some))), *scene_weights(scenes, RESAMPLES, 0)])  # [B, n]
+    scores = {name: np.stack([measured(rows)[1](weights) for rows in runs]) for name, runs in kept.items()}  # [R, B]
+    rng = np.random.default_rng(0)
+    means = {name: over_runs(values, rng) for name, values in scores.items()}  # [B]
+    base = next(iter(means.values()))
+    arms = {
+        name: {**_interval(mean), "n": len(some), "chance": chance, "runs": scores[name][:, 0].tolist()}
+        for name, mean in means.items()
+    }
+    others = {name: _interval(base - mean) for name, mean in list(means.items())[1:]}
+    return {"label": line.label, "metric": metric, "arms": arms, "ahead_of": others}
+
+
+def _interval(drawn: Floats) -> dict[str, float]:
+    """The figure itself comes first, then its resamples: [B]."""
+    low, high = np.percentile(drawn[1:], (2.5, 97.5))
+    return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown: a row an arm, a column a headline, in percent; then what the intervals allow to say."""
+    lines = found["figures"].values()
+    names = [*found["arms"], BLIND]
+    head = ["encoder", *(f"{line['label']} (n {_count(line):,})" for line in lines)]
+    rows = [[name, *(_percent(line["arms"][name]) for line in lines)] for name in names]
+    written = [head, ["---", *(["---:"] * len(lines))], *rows]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in written), "", *words(found)])
+
+
+def _count(line: Mapping[str, Any]) -> int:
+    return int(next(iter(line["arms"].values()))["n"])
+
+
+def _percent(one: Mapping[str, float]) -> str:
+    return f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+
+
+def words(found: Mapping[str, Any]) -> list[str]:
+    """For every headline: whom the first arm beats, who beats it, and of whom the intervals say neither."""
+    first = next(iter(found["arms"]))
+    return [f"{line['label']}: {_verdict(first, line['ahead_of'])}." for line in found["figures"].values()]
+
+
+def _verdict(first: str, ahead_of: Mapping[str, Mapping[str, float]]) -> str:
+    better = [name for name, one in ahead_of.items() if one["low"] > 0]
+    worse = [name for name, one in ahead_of.items() if one["high"] < 0]
+    level = [name for name in ahead_of if name not in (*better, *worse)]
+    told = [(f"{first} is ahead of", better), (f"{first} is behind", worse), ("no difference is shown to", level)]
+    return "; ".join(f"{phrase} {', '.join(names)}" for phrase, names in told if names)
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """A panel for every headline: each arm's mean with its interval, its runs as dots, chance as a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    lines, names = list(found["figures"].values()), [*found["arms"], BLIND]
+    picture = Picture(figsize=(2.2 * len(lines) + 1.5, 0.4 * len(names) + 1.4), layout="constrained")
+    FigureCanvasAgg(picture)
+    panels = picture.subplots(1, len(lines), sharey=True, squeeze=False)[0]
+    for axes, line in zip(panels, lines, strict=True):
+        for place, name in enumerate(names):
+            arm = line["arms"][name]
+            axes.plot([arm["low"], arm["high"]], [place, place], color="tab:blue", linewidth=2)
+            axes.plot(arm["runs"], [place] * len(arm["runs"]), ".", color="grey", markersize=4)
+            axes.plot(arm["value"], place, "o", color="tab:blue", markersize=5)
+        axes.axvline(line["arms"][names[0]]["chance"], color="black", linewidth=0.8, linestyle=":")
+        axes.set_title(line["label"], fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+    panels[0].invert_yaxis()
+    picture.savefig(path, dpi=120, metadata={"Software": None})

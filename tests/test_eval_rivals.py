@@ -1,0 +1,136 @@
+"""Claims about the comparison of encoders behind one bridge: the same training for all, nothing made twice, intervals
+over scenes and runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import VJEPA2Config, VJEPA2Model
+
+from foretell.eval import rivals
+from foretell.perception.encoder import VJEPA2World, tiny_config
+from foretell.reasoner.answer import Foretell
+from foretell.train import fit
+from foretell.train.recipes import FitRecipe, nano_rivals, tiny
+
+from .fit_lab import make_lab
+
+RECIPE = replace(tiny(), imagined_tokens=2, mirror=False)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_lab(tmp_path_factory.mktemp("rivals"), clips=12)
+    torch.manual_seed(1)
+    single = tiny_config().to_diff_dict() | {"frames_per_clip": 1, "tubelet_size": 1}
+    VJEPA2Model(VJEPA2Config(**single)).save_pretrained(root / "pictures")
+    return root
+
+
+def compared(lab: Path, out: Path, **more: Any) -> dict[str, Any]:
+    names = {"V-JEPA": lab / "encoder", "MAE": lab / "pictures"}
+    data = lab / "data"
+    given = {"recipe": RECIPE, "seeds": 2, "imagination": True, "llm": str(lab / "llm"), "per_clip": 4} | more
+    return rivals.run(data, data, data, names, lab / "runs", out, **given)
+
+
+@pytest.fixture(scope="module")
+def found(lab: Path) -> dict[str, Any]:
+    compared(lab, lab / "rivals.json")
+    read: dict[str, Any] = json.loads((lab / "rivals.json").read_text())
+    return read
+
+
+def test_every_encoder_gets_the_same_training_and_imagination_is_an_arm_of_its_own(
+    lab: Path, found: dict[str, Any]
+) -> None:
+    assert list(found["arms"]) == ["V-JEPA", "V-JEPA, imagining", "MAE"]
+    told = {
+        name: fit.told(lab / "runs" / name / "model")["recipe"] for name in ("v-jepa-1", "v-jepa-imagining-1", "mae-1")
+    }
+    assert [one.pop("imagined_tokens") for one in told.values()] == [0, 2, 0]
+    assert [one.pop("frames") for one in told.values()] == [0, 0, rivals.PICTURES]
+    assert told["v-jepa-1"] == told["v-jepa-imagining-1"] == told["mae-1"]
+    assert told["mae-1"]["seed"] == 1
+
+
+def test_figures_are_means_over_runs_and_differences_of_them(found: dict[str, Any]) -> None:
+    for line in found["figures"].values():
+        assert list(line["arms"]) == [*found["arms"], rivals.BLIND]
+        for name, arm in line["arms"].items():
+            assert len(arm["runs"]) == (1 if name == rivals.BLIND else 2)
+            assert arm["value"] == pytest.approx(np.mean(arm["runs"]), abs=1e-4)
+            assert arm["low"] <= arm["value"] <= arm["high"]
+        for name, ahead in line["ahead_of"].items():
+            assert ahead["value"] == pytest.approx(
+                line["arms"]["V-JEPA"]["value"] - line["arms"][name]["value"], abs=2e-4
+            )
+
+
+def test_what_was_trained_and_answered_is_not_made_again(
+    lab: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(Foretell, "load", lambda *_, **__: pytest.fail("asked again"))
+    again = compared(lab, lab / "rivals.json")
+    assert list(again["arms"]) == list(found["arms"])
+    assert json.loads((lab / "rivals.json").read_text())["figures"] == found["figures"]
+    with pytest.raises(ValueError, match="holds a run of another recipe"):
+        compared(lab, lab / "other.json", recipe=replace(RECIPE, width=48))
+
+
+def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
+    told = rivals.table(found)
+    assert told.splitlines()[2].startswith("| V-JEPA |")
+    for verdicts, words in (
+        ({"a": (0.01, 0.02), "b": (-0.1, 0.2)}, "J is ahead of a; no difference is shown to b"),
+        ({"a": (-0.2, -0.1)}, "J is behind a"),
+    ):
+        line = {"label": "towers", "ahead_of": {n: {"low": low, "high": high} for n, (low, high) in verdicts.items()}}
+        assert rivals.words({"arms": {"J": []}, "figures": {"towers": line}}) == [f"towers: {words}."]
+
+
+def test_a_plot_lies_beside_the_figures(lab: Path, found: dict[str, Any]) -> None:
+    from PIL import Image
+
+    with Image.open(lab / "rivals.png") as picture:
+        assert picture.width > 300 < picture.height * 3
+
+
+@pytest.mark.parametrize(
+    ("names", "recipe", "imagination", "words"),
+    [
+        (["encoder"], RECIPE, False, "two or more to compare"),
+        (["encoder", "pictures"], replace(RECIPE, imagined_tokens=0), True, "imagined_tokens above 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    lab: Path, names: list[str], recipe: FitRecipe, imagination: bool, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        rivals.arms_of({name: lab / name for name in names}, recipe, imagination)
+    with pytest.raises(ValueError, match="names must differ"):
+        rivals.arms_of({"V-JEPA": lab / "encoder", "V JEPA": lab / "encoder"}, RECIPE, False)
+
+
+def test_the_budget_is_what_the_comparison_promises() -> None:
+    recipe = nano_rivals()
+    assert sum(s.steps * s.batch * s.questions for s in recipe.stages.values() if s.questions) <= 10_048
+    assert 0 not in recipe.taps and not recipe.mirror
+
+
+def test_pictures_models_watch_frame_by_frame(lab: Path) -> None:
+    world = VJEPA2World.from_pretrained(lab / "pictures", rate=8.0, frames=8)
+    one = VJEPA2World.from_pretrained(lab / "pictures", rate=8.0)
+    clip = torch.randint(0, 256, (2, 8, 16, 16, 3), dtype=torch.uint8)
+    assert (world.frames, world.grid, world.tokens_per_clip) == (8, (8, 4, 4), 128)
+    apart = torch.cat([one.encode(clip[:, t : t + 1]) for t in range(8)], dim=1)
+    torch.testing.assert_close(world.encode(clip), apart)
+    with pytest.raises(ValueError, match="sees 8 frames at a time, so not 12"):
+        VJEPA2World.from_pretrained(lab / "encoder", rate=8.0, frames=12)
+    with pytest.raises(ValueError, match="expects nothing next"):
+        fit.encoder_of(lab / "pictures", replace(RECIPE, frames=8, rate=8.0))
