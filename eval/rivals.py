@@ -2,8 +2,9 @@
 
 Every encoder gets a fresh bridge by the same recipe, on the same clips in the same order, once a seed, under a language
 model that goes on from the same LoRA: it reads words in slots already, whoever says them, so that few questions have to
-go through it. The same layers are read of all, none of them pixels. The first encoder may run a second time with the
-tokens of its predictor: is it worth something to imagine what comes next?
+go through it. The same layers are read of all, none of them pixels. Two controls run beside them: an encoder of the
+first one's shape that has learned nothing, and the pixels themselves, token by token. The first encoder may run a
+second time with the tokens of its predictor: is it worth something to imagine what comes next?
 
 Intervals are over scenes and, at once, over the runs of an encoder.
 """
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import VJEPA2Config, VJEPA2Model
 
-from ..perception.encoder import VJEPA2World
+from ..perception.encoder import VJEPA2World, window_of
 from ..train import fit
 from ..train.data import load_clips
 from ..train.pairs import Source
@@ -42,13 +45,14 @@ from .exam import (
     thinned,
     watching_model,
 )
+from .probe import random_init
 from .record import digest, mark, provenance, rounded, write
 from .stats import over_runs, scene_weights
 
 Floats = NDArray[np.float64]
 Answered = Mapping[str, Sequence[Sequence[Row]]]
 """By arm, then by run: what was answered, question by question in the same order."""
-BLIND = "blind"
+BLIND, RANDOM, PIXELS = "blind", "random init", "raw pixels"
 RESAMPLES = 1000
 PICTURES = 8
 """So many frames a model of single pictures is shown: as many as the embedded encoder's window."""
@@ -85,10 +89,35 @@ def arms_of(encoders: Mapping[str, str | Path], recipe: FitRecipe, imagination: 
     return arms
 
 
+def controls_of(first: str | Path, recipe: FitRecipe, runs: Path) -> dict[str, Path]:
+    """Folders of the controls, made from the first encoder's shape where they are not there yet."""
+    world = VJEPA2World.from_pretrained(first, rate=recipe.rate or 1.0)
+    made = {RANDOM: partial(random_init, world), PIXELS: partial(pass_through, world)}
+    folders = {name: runs / "encoders" / name.replace(" ", "-") for name in made}
+    for name, folder in folders.items():
+        if not (folder / "model.safetensors").is_file():
+            made[name]().model.save_pretrained(folder)
+    return folders
+
+
+def pass_through(like: VJEPA2World) -> VJEPA2World:
+    """An encoder whose layer 0 is the pixels: a token has a channel for each of its numbers, none of them mixed."""
+    shape, window = like.model.config, window_of(like.model.config)
+    width = 3 * window.tubelet * window.patch**2
+    small = {"hidden_size": width, "num_attention_heads": width // 32, "num_hidden_layers": 1, "taps": [0]}
+    model = VJEPA2Model(VJEPA2Config(**shape.to_diff_dict() | small)).eval().requires_grad_(False)
+    project: Any = model.encoder.embeddings.patch_embeddings.proj
+    project.weight.copy_(torch.eye(width).view_as(project.weight))
+    project.bias.zero_()
+    return VJEPA2World(model, (0,), like.rate, like.frames)
+
+
 def _for_encoder(path: str | Path, recipe: FitRecipe) -> FitRecipe:
-    """Without imagination; a model of single pictures is shown PICTURES of them, one by one."""
-    window = VJEPA2World.from_pretrained(path, rate=recipe.rate or 1.0).frames
-    return replace(recipe, imagined_tokens=0, frames=PICTURES if window == 1 else 0)
+    """Without imagination; a model of single pictures is shown PICTURES of them, one by one; of pixels there is no
+    layer but the first."""
+    world = VJEPA2World.from_pretrained(path, rate=recipe.rate or 1.0)
+    recipe = replace(recipe, taps=(0,)) if world.taps == (0,) else recipe
+    return replace(recipe, imagined_tokens=0, frames=PICTURES if world.frames == 1 else 0)
 
 
 def trained(arm: Arm, seed: int, train: Path, val: Path, runs: Path, llm: str | None, init: Path | None) -> Path:
@@ -112,6 +141,7 @@ def run(
     recipe: FitRecipe,
     seeds: int = 3,
     imagination: bool = False,
+    controls: bool = True,
     limit: int | None = None,
     per_clip: int | None = None,
     llm: str | None = None,
@@ -122,12 +152,15 @@ def run(
 ) -> dict[str, Any]:
     """Train a bridge on every encoder, once a seed, examine them on `data`; write figures to `out`, a plot beside it.
 
-    encoders: name -> folder; the first is what the others are compared with. runs: folder of the trainings; what is
-    there is not made again. recipe: of all alike, its imagined_tokens of the imagining arm alone. llm, init: as in
-    fit.run. limit, per_clip, workers: as in the exam. tell: hears each run's name, how many are done, of how many.
+    encoders: name -> folder; the first is what the others are compared with. runs: folder of the trainings and of the
+    controls' encoders; what is there is not made again. controls: whether random init and raw pixels run, too. recipe:
+    of all alike, its imagined_tokens of the imagining arm alone. llm, init: as in fit.run. limit, per_clip, workers: as
+    in the exam. tell: hears each run's name, how many are done, of how many.
     Raises ValueError for what cannot be compared.
     """
-    arms = arms_of(encoders, recipe, imagination)
+    first = next(iter(encoders.values()), None)
+    added = controls_of(first, recipe, runs) if controls and first is not None else {}
+    arms = arms_of({**encoders, **added}, recipe, imagination)
     packed, learned = load_clips(data), load_clips(train_data)
     groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
     if not groups:

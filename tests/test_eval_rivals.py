@@ -12,9 +12,10 @@ import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
 from foretell.eval import rivals
-from foretell.perception.encoder import VJEPA2World, tiny_config
+from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
 from foretell.reasoner.answer import Foretell
 from foretell.train import fit
+from foretell.train.objectives import pixels_of
 from foretell.train.recipes import FitRecipe, nano_rivals, tiny
 
 from .fit_lab import make_lab
@@ -33,9 +34,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compared(lab: Path, out: Path, **more: Any) -> dict[str, Any]:
     names = {"V-JEPA": lab / "encoder", "MAE": lab / "pictures"}
+    given: dict[str, Any] = {"recipe": RECIPE, "seeds": 2, "imagination": True, "controls": False, "per_clip": 4}
     data = lab / "data"
-    given = {"recipe": RECIPE, "seeds": 2, "imagination": True, "llm": str(lab / "llm"), "per_clip": 4} | more
-    return rivals.run(data, data, data, names, lab / "runs", out, **given)
+    return rivals.run(data, data, data, names, lab / "runs", out, llm=str(lab / "llm"), **given | more)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,22 @@ def test_the_budget_is_what_the_comparison_promises() -> None:
     recipe = nano_rivals()
     assert sum(s.steps * s.batch * s.questions for s in recipe.stages.values() if s.questions) <= 10_048
     assert 0 not in recipe.taps and not recipe.mirror
+
+
+def test_controls_have_the_shape_of_the_first_encoder_and_pixels_pass_unchanged(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    VJEPA2Model(tiny_config()).save_pretrained(tmp_path / "encoder")
+    folders = rivals.controls_of(tmp_path / "encoder", replace(RECIPE, rate=8.0), tmp_path / "runs")
+    learned, random, pixels = (
+        VJEPA2World.from_pretrained(one, rate=8.0) for one in (tmp_path / "encoder", *folders.values())
+    )
+    clip = torch.randint(0, 256, (2, 8, 16, 16, 3), dtype=torch.uint8)
+    seen, unlearned = learned.encode(clip), random.encode(clip)
+    assert unlearned.shape == seen.shape and not torch.allclose(unlearned, seen)
+    told = pixels.encode(clip)
+    plain = pixels_of(normalise(clip), learned.model.config)  # the same numbers in another order
+    torch.testing.assert_close(told.sort(-1).values, plain.sort(-1).values, atol=1e-5, rtol=0)
+    assert rivals.arms_of(folders, RECIPE, False)[1].recipe.taps == (0,)
 
 
 def test_pictures_models_watch_frame_by_frame(lab: Path) -> None:
