@@ -160,7 +160,7 @@ def main_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
     """Runs along which probes are asked; a published model takes its matched version's rate, what else has not been
     tuned V-JEPA's."""
     wanted: list[tuple[Kind, str, int]] = [
-        *((kind, side, seed) for kind, pair in SIDES.items() for side in pair for seed in range(plan.seeds)),
+        *((kind, side, seed) for kind, pair in SIDES.items() for seed in range(plan.seeds) for side in pair),
         *((kind_of(other), other, 0) for other in plan.others),
     ]
     jobs = []
