@@ -8,11 +8,13 @@ build can be stopped at any moment and goes on where it was; any number of proce
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache as remembered
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +22,6 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from ..perception.predictor import imagine
 from ..perception.video import open_file
 
 SHARD = 256  # clips
+PARTS = ("features", "imagined")
 TRANSFORM = "squash-antialias-1"  # how frames become the encoder's input; a new name makes every key new
 
 Frames = NDArray[np.uint8]
@@ -70,7 +72,7 @@ def watch(encoder: VJEPA2World, frames: Sequence[Frames]) -> tuple[Tensor, Tenso
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features on disk by key. Rows are read from memory-mapped shards; nothing is loaded whole."""
+    """Features on disk by key. Rows are read one by one; nothing is loaded whole."""
 
     folder: Path
     place: dict[str, tuple[Path, int]]
@@ -98,8 +100,30 @@ class FeatureCache:
 
     def _row(self, key: str) -> tuple[Tensor, Tensor]:
         shard, row = self.place[key]
-        with safe_open(shard, framework="pt") as file:
-            return file.get_slice("features")[row], file.get_slice("imagined")[row]
+        with shard.open("rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            features, imagined = (_row_of(file.fileno(), *_layout(shard)[name], row) for name in PARTS)
+        return features, imagined
+
+
+@remembered
+def _layout(shard: Path) -> dict[str, tuple[int, list[int]]]:
+    """Where each part of a shard begins, in bytes, and its shape."""
+    with shard.open("rb") as file:
+        header = json.loads(file.read(length := int.from_bytes(file.read(8), "little")))
+    return {name: (8 + length + header[name]["data_offsets"][0], header[name]["shape"]) for name in PARTS}
+
+
+def _row_of(file: int, start: int, shape: list[int], row: int) -> Tensor:
+    """One row of a float16 tensor, and no byte beside it: [shape[0], ...] -> [...].
+
+    Plain reads, since a memory map has the kernel read ahead: megabytes for every row that is drawn at random from more
+    than fits in memory.
+    """
+    size = 2 * math.prod(shape[1:])
+    held = bytearray(os.pread(file, size, start + row * size))
+    return torch.frombuffer(held, dtype=torch.float16).view(shape[1:]) if size else torch.empty(shape[1:]).half()
 
 
 @contextmanager
@@ -128,7 +152,7 @@ def _name(keys: Sequence[str]) -> str:
 def _write(folder: Path, claimed: str, keys: Sequence[str], features: Tensor, imagined: Tensor) -> None:
     """The tensors first, then their keys: a shard without its keys does not count. claimed: names the drafts."""
     draft, target = folder / f".draft-{claimed}", folder / f"shard-{_name(keys)}.safetensors"
-    save_file({"features": features, "imagined": imagined}, draft)
+    save_file(dict(zip(PARTS, (features, imagined), strict=True)), draft)
     _publish(draft, target)
     draft.write_text(json.dumps(list(keys)), encoding="utf-8")
     _publish(draft, target.with_suffix(".json"))
