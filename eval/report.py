@@ -31,6 +31,7 @@ ELSEWHERE = {
     "shapes": "new shapes and textures",
     "camera": "new camera and light",
     "bullet": "Bullet",
+    "later": "other scenarios",
 }
 """Results of the same model on other worlds, and what these are."""
 MODEL = "foretell"
@@ -234,15 +235,18 @@ def block(name: str) -> str:
 
 def elsewhere_section(found: Mapping[str, Results]) -> str:
     """The model's headline figures in per cent, and their numbers of questions, in worlds that differ from training."""
-    told = {kind: one["figures"]["headlines"] for kind, one in found.items()}
-    rows = [
-        [line["label"], *(f"{percent(own := one[key]['takers'][MODEL])} (n {own['n']:,})" for one in told.values())]
-        for key, line in next(iter(told.values())).items()
-    ]
+    told = [one["figures"]["headlines"] for one in found.values()]
+    rows = [[line["label"], *(_own(one.get(key)) for one in told)] for key, line in told[0].items()]
     sources = "; ".join(
         f"{kind}: `{one['command']}` at commit `{one['commit'][:12]}` on {one['date']}" for kind, one in found.items()
     )
     return f"{_table(['questions', *found], rows)}\n\nIn brackets: 95% bootstrap intervals over scenes. {sources}."
+
+
+def _own(line: Mapping[str, Any] | None) -> str:
+    """The model's own figure of a headline; a dash where nothing of the kind is asked."""
+    own = line["takers"][MODEL] if line else None
+    return f"{percent(own)} (n {own['n']:,})" if own else "–"
 
 
 def planning_section(found: Results) -> str:
