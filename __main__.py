@@ -405,18 +405,40 @@ def exam(
     ] = True,
     limit: Annotated[int | None, typer.Option(help="About so many questions; left out: all of them.")] = None,
     per_clip: Annotated[int | None, typer.Option(help="At most so many questions a clip, its outcome first.")] = None,
+    violations: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Quadruplets: also tell what surprises the model.")
+    ] = None,
+    rival: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="An encoder to surprise beside it; repeatable.")
+    ] = None,
+    layers: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Worlds to learn from: also probe every stage of the model.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer at once.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Have a model and its controls answer held-out worlds; write the figures with their intervals."""
-    from .eval.exam import run
+    from rich.progress import track
+
+    from .eval import readouts
+    from .eval.exam import MODEL, run
     from .eval.report import headline_table
 
+    if rival and violations is None:
+        raise ValueError("--rival names encoders to surprise: add --violations DIR")
     command = shlex.join(["foretell", *context.obj])
-    others = _named(control)
+    follow = partial(track, description="surprise", console=Console(stderr=True))
+    also: dict[str, Callable[[], Any]] = {}
+    if violations is not None:
+        surprised = {MODEL: model, **_named(rival)}
+        also["surprise"] = partial(
+            readouts.surprise_of, surprised, violations, out, command, lambda steps: iter(follow(steps))
+        )
+    if layers is not None:
+        also["layers"] = partial(readouts.layers_of, model, data, layers, out, command)
     found = run(
-        model, data, out, train_data=train, controls=others, altered=altered, limit=limit, per_clip=per_clip,
-        command=command, workers=workers,
+        model, data, out, train_data=train, controls=_named(control), altered=altered, limit=limit, per_clip=per_clip,
+        command=command, workers=workers, readouts=also,
     )  # fmt: skip
     _tell(found, f"{headline_table(found)}\n\nfigures: {out}", as_json)
 

@@ -458,6 +458,7 @@ def run(
     command: str = "",
     samples: Path | None = None,
     workers: int = 1,
+    readouts: Mapping[str, Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
     """Examine a model (None: the embedded one) and its controls on a worlds folder; write the figures to `out`, and a
     page to look at beside it (.html).
@@ -466,6 +467,7 @@ def run(
     -> folder of another model. altered: whether the model is also shown the clips of ALTERED. limit: about so many
     questions, whole clips at random; per_clip: at most so many questions of a clip, its outcome first. samples: the
     per-sample file (None: beside `out`); an interrupted exam goes on from it. workers: processes that answer.
+    readouts: what else is read out of the model, by its name in the results (readouts.py).
     Raises ValueError where no question has options and an answer.
     """
     from ..reasoner.answer import NANO
@@ -485,9 +487,10 @@ def run(
         | ({"train": _data(train, by_frames(load_rows(train)))} if train else {}),
         "takers": {taker.name: taker.means for taker in takers},
         "figures": figures(answered),
+        **{name: read() for name, read in (readouts or {}).items()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, json.dumps(rounded(found), indent=1, ensure_ascii=False) + "\n")
     asked = [row for group in groups for row in group]
-    write(out.with_suffix(".html"), page(found, answered[MODEL], asked, packed))
+    write(out.with_suffix(".html"), page(found, answered[MODEL], asked, packed, out.parent))
     return found

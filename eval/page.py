@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from .report import (
     takers_told,
     title,
 )
+from .violations import rows_of
 
 Row = Mapping[str, Any]
 WORST = 12
@@ -71,6 +73,15 @@ over scenes; discordant: questions that only one of both got right. McNemar's ex
 which those about one scene are not, so the interval decides; p is adjusted for {{ pairs | length - 1 }} comparisons
 (Holm).</p>
 <div class="scroll">{{ table(pairs) }}</div>
+{% if surprise %}<h2>What surprises it</h2>
+<p class="note">Per cent of pairs, and of quadruplets, of clips whose impossible half surprises more than the possible
+one, by the least surprised of all contexts, with intervals over scenes; random init: the same model untrained.</p>
+{% for name, rows in surprise %}<h3>{{ name }}</h3><div class="scroll">{{ table(rows) }}</div>{% endfor %}{% endif %}
+{% if layers %}<h2>Where a signal is lost</h2>
+<p class="note">The same ridge probe at every stage, from the encoder through the bridge to the language model's last
+layer.</p>
+<ul>{% for sentence in layers.words %}<li>{{ sentence }}</li>{% endfor %}</ul>
+<p><img alt="probes at every stage" src="{{ layers_plot }}"></p>{% endif %}
 <h2>Can its confidence be trusted?</h2>
 <p>{% for kind in ("reliability", "risk-coverage") %}{% if kind in plots %}
 <img alt="{{ kind }}" style="max-width: 48%" src="{{ plots[kind] }}">{% endif %}{% endfor %}</p>
@@ -93,9 +104,10 @@ which those about one scene are not, so the interval decides; p is adjusted for 
 """
 
 
-def page(found: Results, samples: Sequence[Row], asked: Sequence[Row], packed: Packed) -> str:
+def page(found: Results, samples: Sequence[Row], asked: Sequence[Row], packed: Packed, folder: Path) -> str:
     """The page. samples: the model's own per-sample rows; asked: their questions, in the same order; packed: the clips
-    that they name."""
+    that they name; folder: where plots of other readouts lie."""
+    layers = found.get("layers")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.globals["table"] = table
     plots = {kind: data_url(painted(found, kind), "image/png") for kind in PAINTED if drawable(found, kind)}
@@ -111,6 +123,9 @@ def page(found: Results, samples: Sequence[Row], asked: Sequence[Row], packed: P
             found, [(f"{r['scenario']}: {r['type']} ({r['kind']})", r) for r in found["figures"]["by_type"]]
         ),
         plots=plots,
+        surprise=[(name, rows_of(one)) for name, one in found.get("surprise", {}).items()],
+        layers=layers,
+        layers_plot=data_url((folder / layers["plot"]).read_bytes(), "image/png") if layers else "",
         confusions=list(confusions(samples)),
         worst=[shown(sample, row, packed) for sample, row in worst(samples, asked)],
     )

@@ -184,14 +184,20 @@ def _data(packed: Packed) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Accuracy on pairs and quadruplets by property as Markdown, trained beside random init: the first context."""
+    """As `rows_of`, in Markdown."""
+    head, *rows = rows_of(found)
+    written = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in written)
+
+
+def rows_of(found: Mapping[str, Any]) -> list[list[str]]:
+    """Accuracy on pairs and quadruplets by property, trained beside random init, under a head: the first context."""
     shown = ("relative accuracy, average", "relative accuracy, maximum", "quadruplet accuracy, average")
     cells = {(row["property"], row["model"], row["metric"]): row for row in found["figures"] if row["context"] == LEAST}
     columns = [(model, metric) for model in ("trained", "random init") for metric in shown]
     lines = [["property", "pairs", "chance", *(f"{model}: {metric}" for model, metric in columns)]]
-    lines.append(["---"] + ["---:"] * (len(columns) + 2))
     for name in dict.fromkeys(name for name, _, _ in cells):
         row = [cells[name, model, metric] for model, metric in columns]
         told = [f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]" for one in row]
         lines.append([name, str(row[0]["n"]), f"{100 * row[0]['chance']:.1f}", *told])
-    return "\n".join(f"| {' | '.join(cells_)} |" for cells_ in lines)
+    return lines

@@ -35,7 +35,8 @@ COMMANDS = {
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "
     "--cluster --shard --track --json",
     "export": "MODEL --out --merge --push --results --llm --json",
-    "eval exam": "DATA --out --model --train --control --altered --no-altered --limit --per-clip --workers --json",
+    "eval exam": "DATA --out --model --train --control --altered --no-altered --limit --per-clip --violations "
+    "--rival --layers --workers --json",
     "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
     "eval gauges": "RUNS --out --test --val --json",
     "eval diagnose": "DATA --train --out --model --probes --variables --labels --limit --json",

@@ -250,6 +250,28 @@ def test_the_page_of_an_exam_stands_alone_and_shows_the_surest_errors(
     assert (rims[0], rims[-1]) == (False, True), "what was not shown has a red rim"
 
 
+def test_other_readouts_join_the_figures_and_the_page(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat(monkeypatch, model=Seer())
+
+    def layers() -> dict[str, Any]:
+        Image.new("RGB", (4, 4)).save(tmp_path / "r-layers.png")
+        return {"figures": [], "words": ["falls: the signal dies <here>."], "plot": "r-layers.png"}
+
+    row = {"property": "all", "context": "least", "value": 0.75, "low": 0.7, "high": 0.8, "n": 40, "chance": 0.5}
+    metrics = ("relative accuracy, average", "relative accuracy, maximum", "quadruplet accuracy, average")
+    told = [{**row, "model": who, "metric": metric} for who in ("trained", "random init") for metric in metrics]
+    also = {"layers": layers, "surprise": lambda: {"foretell": {"figures": told}}}
+    found = exam.run(weights, worlds, tmp_path / "r.json", altered=False, readouts=also)
+    text = (tmp_path / "r.html").read_text()
+    assert found["layers"]["plot"] == "r-layers.png" and found["surprise"]["foretell"]["figures"] == told
+    assert "the signal dies &lt;here&gt;." in text and "75.0 [70.0, 80.0]" in text
+    assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
+    plain = exam.run(weights, worlds, tmp_path / "r.json", altered=False)
+    assert "layers" not in plain and "What surprises it" not in (tmp_path / "r.html").read_text()
+
+
 def test_a_missing_or_broken_answer_is_wrong(worlds: Path) -> None:
     rows = exam.load_rows(load_clips(worlds))[:3]
     taker = exam.Taker(

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from transformers import VJEPA2Model
 
 from foretell.__main__ import main
-from foretell.eval import violations
+from foretell.eval import readouts, violations
+from foretell.eval.record import rounded
 from foretell.eval.stats import auroc
 from foretell.eval.surprise import (
     Floats,
@@ -26,7 +27,7 @@ from foretell.eval.surprise import (
     sliding,
     watch_video,
 )
-from foretell.eval.violations import absolute_accuracy, by_context, figures_of, pairs_of, run, table
+from foretell.eval.violations import absolute_accuracy, by_context, figures_of, pairs_of, rows_of, run, table
 from foretell.perception.encoder import picture_config, tiny_config
 from foretell.perception.video import Clip
 from foretell.train import learner, pretrain
@@ -273,3 +274,15 @@ def test_a_model_is_measured_beside_its_untrained_twin_and_twice_the_same(
     monkeypatch.setattr(violations, "CLIPS_AT_ONCE", 3)
     again = run(encoder, world, tmp_path / "two.json", command="foretell eval surprise")
     assert again["figures"] == found["figures"]
+
+
+def test_an_exam_tells_what_surprises_a_model_and_its_rivals_by_name(
+    encoder: Path, world: Path, tmp_path: Path
+) -> None:
+    found = readouts.surprise_of({"foretell": encoder, "a rival": encoder}, world, tmp_path / "r.json", "foretell eval")
+    assert list(found) == ["foretell", "a rival"] and found["foretell"]["figures"] == found["a rival"]["figures"]
+    assert not found["foretell"].keys() & set(readouts.SOURCE)
+    beside = json.loads((tmp_path / "r-surprise-a-rival.json").read_text())
+    assert beside["command"] == "foretell eval" and beside["figures"] == rounded(found["a rival"]["figures"])
+    head, *rows = rows_of(found["foretell"])
+    assert head[:3] == ["property", "pairs", "chance"] and [row[0] for row in rows] == ["all", "permanence", "inertia"]
