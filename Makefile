@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # Of the shipped clip only the beginning is shown: what is asked happens later.
 ifeq ($(VIDEO),)
 VIDEO := reasoner/nano/examples/towers.mp4
-UNTIL ?= $(if $(filter reasoner/nano/examples/%,$(VIDEO)),0.25)
+UNTIL ?= $(if $(filter reasoner/nano/examples/%,$(VIDEO)),0.375)
 endif
 QUESTION ?= Will the tower fall?
 export VIDEO QUESTION UNTIL
