@@ -103,7 +103,7 @@ class FeatureCache:
         with shard.open("rb", buffering=0) as file:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            features, imagined = (_row_of(file.fileno(), *_layout(shard)[name], row) for name in PARTS)
+            features, imagined = (_row_of(file, *_layout(shard)[name], row) for name in PARTS)
         return features, imagined
 
 
@@ -115,14 +115,16 @@ def _layout(shard: Path) -> dict[str, tuple[int, list[int]]]:
     return {name: (8 + length + header[name]["data_offsets"][0], header[name]["shape"]) for name in PARTS}
 
 
-def _row_of(file: int, start: int, shape: list[int], row: int) -> Tensor:
+def _row_of(file: IO[bytes], start: int, shape: list[int], row: int) -> Tensor:
     """One row of a float16 tensor, and no byte beside it: [shape[0], ...] -> [...].
 
     Plain reads, since a memory map has the kernel read ahead: megabytes for every row that is drawn at random from more
-    than fits in memory.
+    than fits in memory. Raises ValueError where the file ends before the row does.
     """
     size = 2 * math.prod(shape[1:])
-    held = bytearray(os.pread(file, size, start + row * size))
+    held = bytearray(os.pread(file.fileno(), size, start + row * size))
+    if len(held) < size:
+        raise ValueError(f"{file.name} is cut off: remove it with its .json, and its features are computed again")
     return torch.frombuffer(held, dtype=torch.float16).view(shape[1:]) if size else torch.empty(shape[1:]).half()
 
 

@@ -14,7 +14,7 @@ CARD = """---
 ---
 # {name}
 
-Answers questions about what happens next in a short video. A frozen V-JEPA 2 encoder ({shown.frames_per_clip} frames of
+Answers questions about what happens next in a short video. A frozen V-JEPA 2 encoder ({config.frames} frames of
 {shown.crop_size}x{shown.crop_size} pixels at {config.rate:g} a second, {shown.num_hidden_layers} layers of width
 {shown.hidden_size}) watches{imagination}; a trained bridge turns what it knows into {tokens} token embeddings; {llm}
 answers. This folder holds all of it, {lora}.
@@ -38,7 +38,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("{where}")
 processor = AutoProcessor.from_pretrained("{where}")
-clip = read_clip("clip.mp4", rate={config.rate}, count={shown.frames_per_clip}, until=0.5)
+clip = read_clip("clip.mp4", rate={config.rate}, count={config.frames}, until=0.5)
 content = [{{"type": "video", "video": clip.frames}}, {{"type": "text", "text": "Will the tower fall?"}}]
 inputs = processor.apply_chat_template(
     [{{"role": "user", "content": content}}],
@@ -60,7 +60,7 @@ print(processor.tokenizer.decode(made[0, inputs["input_ids"].shape[1]:], skip_sp
 
 It was taught the kinds of scenes and questions that its training set held; on others, real footage among them, its
 answers are guesses, and its confidence is only as good as what it was fitted on. What it sees of a video are
-{shown.frames_per_clip} small frames. Not for decisions that matter.
+{config.frames} small frames. Not for decisions that matter.
 
 ## Licence
 

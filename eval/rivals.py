@@ -123,9 +123,13 @@ def _for_encoder(path: str | Path, recipe: FitRecipe) -> FitRecipe:
 def trained(arm: Arm, seed: int, train: Path, val: Path, runs: Path, llm: str | None, init: Path | None) -> Path:
     """The model of one run, trained where it is not there yet. Raises ValueError where the folder holds another run."""
     recipe, out = replace(arm.recipe, seed=seed), runs / arm.run(seed)
-    if found := fit.told(out / "model"):
-        if found["recipe"] != plain(recipe):
-            raise ValueError(f"{out} holds a run of another recipe: choose another --runs folder or remove it")
+    order = out / "order.json"
+    wanted = {"encoder": mark(arm.encoder), "data": digest(train / "questions.jsonl"), "recipe": plain(recipe)}
+    if order.is_file() and json.loads(order.read_text(encoding="utf-8")) != wanted:
+        raise ValueError(f"{out} holds a run of another encoder, data or recipe: remove it, or choose another --runs")
+    out.mkdir(parents=True, exist_ok=True)
+    write(order, json.dumps(wanted) + "\n")
+    if fit.told(out / "model"):
         return out / "model"
     return fit.run([Source(train)], val, arm.encoder, out, recipe, llm, runs / "features", init=init)
 
@@ -158,6 +162,8 @@ def run(
     in the exam. tell: hears each run's name, how many are done, of how many.
     Raises ValueError for what cannot be compared.
     """
+    if taken := encoders.keys() & {RANDOM, PIXELS, BLIND}:
+        raise ValueError(f"{', '.join(sorted(taken))}: a control is called so: choose another name")
     first = next(iter(encoders.values()), None)
     added = controls_of(first, recipe, runs) if controls and first is not None else {}
     arms = arms_of({**encoders, **added}, recipe, imagination)

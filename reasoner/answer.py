@@ -134,7 +134,7 @@ class Foretell:
     @property
     def frames(self) -> int:
         """Frames that the encoder is shown."""
-        return int(self.model.config.frames or self.model.config.vision_config.frames_per_clip)
+        return int(self.model.config.frames)
 
     @property
     def rate(self) -> float:

@@ -75,6 +75,7 @@ class ForetellConfig(PreTrainedConfig):
             self.text_config = AutoConfig.for_model(self.text_config.get("model_type", "llama"), **fields)
         elif self.text_config is None:
             self.text_config = AutoConfig.for_model("llama")
+        self.frames = self.frames or int(self.vision_config.frames_per_clip)
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property

@@ -36,6 +36,14 @@ def test_cached_features_equal_computed_ones_in_half_precision(tmp_path: Path, e
     assert torch.allclose(got[1], imagined[[3, 1]], rtol=2e-3, atol=2e-3)
 
 
+def test_a_shard_that_was_cut_off_is_named(tmp_path: Path, encoder: VJEPA2World) -> None:
+    stored = build(tmp_path, encoder, ["a", "b"], clips(2, encoder).__getitem__)
+    (shard,) = tmp_path.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=rf"{shard.name} is cut off: remove it with its .json"):
+        stored.rows(["b", "a"])
+
+
 def test_a_half_built_cache_goes_on_where_it_was(
     tmp_path: Path, encoder: VJEPA2World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,7 @@ def test_nothing_asked_shows_the_help(capsys: pytest.CaptureFixture[str]) -> Non
         (["worlds", "there", "--clips", "4", "--seed", "1", "--violations", "--interventions"], "choose"),
         (["plan", "clip.mp4", "fall"], "as in 'make the tower fall to the left'"),
         (["eval", "planning", "nowhere", "--out", "x.json"], "nowhere holds no clips.jsonl"),
+        (["eval", "exam", "nowhere", "--out", "x.json", "--rival", "a=b"], "add --violations DIR"),
         (["eval", "surprise", "nowhere", "--out", "x.json"], "nowhere holds no violations.jsonl"),
         (["eval", "exam", "nowhere", "--out", "x.json", "--control", "random"], "NAME=DIR"),
     ],

@@ -80,8 +80,19 @@ def test_what_was_trained_and_answered_is_not_made_again(
     again = compared(lab, lab / "rivals.json")
     assert list(again["arms"]) == list(found["arms"])
     assert json.loads((lab / "rivals.json").read_text())["figures"] == found["figures"]
-    with pytest.raises(ValueError, match="holds a run of another recipe"):
+    with pytest.raises(ValueError, match="another encoder, data or recipe: remove it"):
         compared(lab, lab / "other.json", recipe=replace(RECIPE, width=48))
+    other = rivals.arms_of({"V-JEPA": lab / "pictures", "MAE": lab / "encoder"}, RECIPE, False)[0]
+    with pytest.raises(ValueError, match="another encoder, data or recipe"):
+        rivals.trained(
+            replace(other, recipe=replace(RECIPE, imagined_tokens=0)),
+            0,
+            lab / "data",
+            lab / "data",
+            lab / "runs",
+            None,
+            None,
+        )
 
 
 def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
@@ -114,6 +125,9 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         rivals.arms_of({name: lab / name for name in names}, recipe, imagination)
+    data = lab / "data"
+    with pytest.raises(ValueError, match="a control is called so"):
+        rivals.run(data, data, data, {"blind": lab / "encoder"}, lab / "runs", lab / "x.json", recipe=RECIPE)
     with pytest.raises(ValueError, match="names must differ"):
         rivals.arms_of({"V-JEPA": lab / "encoder", "V JEPA": lab / "encoder"}, RECIPE, False)
 

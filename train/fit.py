@@ -633,7 +633,7 @@ def run(
 
 def encoder_of(source: str | Path, recipe: FitRecipe) -> VJEPA2World:
     """The frozen encoder as a recipe shows it videos. Raises ValueError where a bridge would imagine without it."""
-    world = VJEPA2World.from_pretrained(source, recipe.taps or None, recipe.rate or None, recipe.frames or None)
+    world = VJEPA2World.from_pretrained(source, **recipe.watching)
     if recipe.imagined_tokens and grid_of(world.model.config)[0] == 1:
         raise ValueError(f"{source} sees single pictures and expects nothing next: --set imagined_tokens=0")
     return world

@@ -141,14 +141,7 @@ def blueprint(recipe: FitRecipe, dtype: torch.dtype) -> Trainee:
     if recipe.four_bit:
         quantise(llm, dtype)
     with torch.device("meta"), no_init_weights():
-        return assemble(
-            recipe,
-            VJEPA2World(encoder, recipe.taps or None, recipe.rate or None, recipe.frames or None),
-            llm,
-            1,
-            recipe.llm or None,
-            dtype,
-        )
+        return assemble(recipe, VJEPA2World(encoder, **recipe.watching), llm, 1, recipe.llm or None, dtype)
 
 
 def quantise(llm: Any, dtype: torch.dtype) -> None:

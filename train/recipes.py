@@ -99,6 +99,11 @@ class FitRecipe:
     save_every: int = 100
     seed: int = 0
 
+    @property
+    def watching(self) -> dict[str, Any]:
+        """How the encoder is opened: what is left to its folder is None."""
+        return {"taps": self.taps or None, "rate": self.rate or None, "frames": self.frames or None}
+
 
 def nano() -> FitRecipe:
     """The embedded model's bridge and LoRA. Tuning reads its 6 clips in three rows: one after the other they take half
