@@ -592,6 +592,10 @@ def rivals(
     imagination: Annotated[
         bool, typer.Option("--imagination", help="Also the first encoder with its predictor's tokens.")
     ] = False,
+    painter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also the first encoder with films by this run of objective pixel_ar_raw."),
+    ] = None,
     controls: Annotated[bool, typer.Option(help="Also an encoder that learned nothing, and raw pixels.")] = True,
     init: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The LoRA that all go on from; left out: the embedded one.")
@@ -616,8 +620,9 @@ def rivals(
     recipe = _recipe(RECIPES, "nano_rivals", settings)
     found = room.run(
         data, train, val, _named(encoder), runs, out, recipe=recipe, seeds=seeds, imagination=imagination,
-        controls=controls, limit=limit, per_clip=per_clip, llm=llm, init=init or (None if llm else NANO / "lora"),
-        workers=workers, command=shlex.join(["foretell", *context.obj]), tell=tell,
+        painter=painter, controls=controls, limit=limit, per_clip=per_clip, llm=llm,
+        init=init or (None if llm else NANO / "lora"), workers=workers,
+        command=shlex.join(["foretell", *context.obj]), tell=tell,
     )  # fmt: skip
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)
 

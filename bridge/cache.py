@@ -56,18 +56,26 @@ def feature_key(video: str, until: float | None, encoder: str, mirrored: bool = 
     return hashlib.sha256(json.dumps([video, until, encoder, transform]).encode()).hexdigest()[:32]
 
 
+def pixels_for(encoder: VJEPA2World, frames: Sequence[Frames]) -> Tensor:
+    """Clips uint8 [T, H, W, 3] each, as an encoder is given them: normalised [B, T, 3, S, S]."""
+    squares = torch.stack([resize(torch.from_numpy(np.ascontiguousarray(clip)), encoder.size) for clip in frames])
+    return normalise(squares).to(encoder.model.device, encoder.model.dtype)
+
+
 @torch.no_grad()
 def watch(encoder: VJEPA2World, frames: Sequence[Frames]) -> tuple[Tensor, Tensor]:
     """World features [B, N, C] of clips uint8 [T, H, W, 3] each, and what the predictor expects next [B, M, D].
 
     A model of single pictures expects nothing: M is 0.
     """
-    squares = torch.stack([resize(torch.from_numpy(np.ascontiguousarray(clip)), encoder.size) for clip in frames])
-    device, depth = encoder.model.device, encoder.model.config.num_hidden_layers
-    pixels = normalise(squares).to(device, encoder.model.dtype)
+    pixels, depth = pixels_for(encoder, frames), encoder.model.config.num_hidden_layers
     *layers, last = tapped(encoder.model, pixels, (*encoder.taps, depth))
     foresees = grid_of(encoder.model.config)[0] > 1
     return torch.cat(layers, dim=-1), imagine(encoder.model, last) if foresees else last[:, :0]
+
+
+Look = Callable[[VJEPA2World, Sequence[Frames]], tuple[Tensor, Tensor]]
+"""As `watch` does."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,11 @@ def _publish(draft: Path, target: Path) -> None:
 
 
 def _compute(
-    encoder: VJEPA2World, shown: Callable[[Sequence[int]], Sequence[Frames | None]], rows: Sequence[int], batch: int
+    encoder: VJEPA2World,
+    shown: Callable[[Sequence[int]], Sequence[Frames | None]],
+    rows: Sequence[int],
+    batch: int,
+    look: Look,
 ) -> tuple[list[int], list[Tensor]]:
     """The rows that can be shown, with their features in half precision: [n, N, C], imagined ones [n, M, D]."""
     found: list[int] = []
@@ -176,7 +188,7 @@ def _compute(
     for some in (rows[start : start + batch] for start in range(0, len(rows), batch)):
         frames = {i: clip for i, clip in zip(some, shown(some), strict=True) if clip is not None}
         found += frames
-        parts += [[part.half().cpu() for part in watch(encoder, list(frames.values()))]] if frames else []
+        parts += [[part.half().cpu() for part in look(encoder, list(frames.values()))]] if frames else []
     return found, [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
@@ -188,11 +200,13 @@ def build(
     batch: int = 32,
     track: Callable[[Iterator[int], int], Iterator[int]] | None = None,
     readers: int = 1,
+    look: Look = watch,
 ) -> FeatureCache:
     """Compute what is missing; processes that are given the same keys share the work, and each returns a whole cache.
 
     read(i): the shown frames [T, H, W, 3] of keys[i], None where there are none to be had (its key stays missing); so
-    many readers at once; track wraps the shards in progress.
+    many readers at once; track wraps the shards in progress; look: `watch`, or what imagines otherwise (in a folder of
+    its own: keys do not tell how).
     """
     folder.mkdir(parents=True, exist_ok=True)
     cache = FeatureCache.open(folder)
@@ -211,7 +225,7 @@ def build(
                 if not mine or not rows or group in tried:
                     continue
                 tried.add(group)
-                found, tensors = _compute(encoder, lambda some: list(pool.map(read, some)), rows, batch)
+                found, tensors = _compute(encoder, lambda some: list(pool.map(read, some)), rows, batch, look)
                 if found:
                     _write(folder, name, [keys[i] for i in found], *tensors)
     return cache.grown()

@@ -149,7 +149,7 @@ def watching(model: Model, packed: Packed, alter: Callable[[Clip], Clip] = lambd
     """Answers of a model that is shown the frames, altered."""
 
     def answers(group: Group) -> list[Row]:
-        look = alter(_look(model, packed, group[0]))
+        look = alter(look_of(model, packed, group[0]))
         given = model.answer_many(look, [(row["question"], row["options"]) for row in group])
         return [{"probabilities": answer.probabilities, "abstained": answer.abstained} for answer in given]
 
@@ -382,10 +382,10 @@ def _mean_features(model: "Foretell", train: Packed) -> MeanFeatures:
     groups = by_frames(load_rows(train))
     picked = np.random.default_rng(0).permutation(len(groups))[:MEAN_CLIPS]
     looks = (groups[place][0] for place in picked)
-    return MeanFeatures.of(model, (_look(model, train, row) for row in looks))
+    return MeanFeatures.of(model, (look_of(model, train, row) for row in looks))
 
 
-def _look(model: Model, packed: Packed, row: Row) -> Clip:
+def look_of(model: Model, packed: Packed, row: Row) -> Clip:
     return clip_of(packed, row["video"], row.get("until"), rate=model.rate, count=model.frames)
 
 

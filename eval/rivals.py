@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import re
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,26 +27,33 @@ from numpy.typing import NDArray
 from transformers import VJEPA2Config, VJEPA2Model
 
 from ..perception.encoder import VJEPA2World, window_of
+from ..reasoner.answer import Foretell
 from ..train import fit
-from ..train.data import load_clips
+from ..train.data import Packed, cache_features, load_clips
+from ..train.flops import Operations
 from ..train.pairs import Source
 from ..train.recipes import FitRecipe, plain
 from .controls import Blind, Row
 from .exam import (
     HEADLINES,
+    Answers,
+    Group,
     Headline,
     Samples,
     Taker,
     by_frames,
     chosen,
     guessing,
+    load_model,
     load_rows,
+    look_of,
     measured,
     sit,
     sit_together,
     thinned,
-    watching_model,
+    watching,
 )
+from .imagined import Filming, open_painter, watch_film
 from .probe import random_init
 from .record import digest, mark, provenance, rounded, write
 from .stats import over_runs, scene_weights
@@ -54,6 +63,7 @@ Answered = Mapping[str, Sequence[Sequence[Row]]]
 """By arm, then by run: what was answered, question by question in the same order."""
 BLIND, RANDOM, PIXELS = "blind", "random init", "raw pixels"
 RESAMPLES = 1000
+LOOKS = 20
 PICTURES = 8
 """So many frames a model of single pictures is shown: as many as the embedded encoder's window."""
 
@@ -65,25 +75,30 @@ class Arm:
     name: str
     encoder: str
     recipe: FitRecipe
+    painter: Path | None = None
+    """The pretraining run that draws what it imagines; None: its predictor tells."""
 
     def run(self, seed: int) -> str:
         """What its run with this seed is called, also on disk."""
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.name).strip('-').lower()}-{seed}"
 
 
-def arms_of(encoders: Mapping[str, str | Path], recipe: FitRecipe, imagination: bool) -> list[Arm]:
-    """The encoders by name, the first also with imagination where it is wanted; nobody else imagines.
+def arms_of(
+    encoders: Mapping[str, str | Path], recipe: FitRecipe, imagination: bool, painter: Path | None = None
+) -> list[Arm]:
+    """The encoders by name, the first also with imagination where it is wanted, and with that of a painter; nobody else
+    imagines.
 
     Raises ValueError for fewer than two to compare, and where imagination is wanted of a recipe without its tokens.
     """
-    if len(encoders) + imagination < 2:
+    ways = [(", imagining", None)] * imagination + [(", imagining in pixels", painter)] * (painter is not None)
+    if len(encoders) + len(ways) < 2:
         raise ValueError(f"given {', '.join(encoders) or 'no encoder'}: name two or more to compare, as NAME=DIR")
-    if imagination and not recipe.imagined_tokens:
+    if ways and not recipe.imagined_tokens:
         raise ValueError("imagination wants tokens to imagine with: set imagined_tokens above 0")
     arms = [Arm(name, str(path), _for_encoder(path, recipe)) for name, path in encoders.items()]
-    first = arms[0]
-    imagining = Arm(f"{first.name}, imagining", first.encoder, replace(recipe, frames=first.recipe.frames))
-    arms = [*arms[:1], imagining, *arms[1:]] if imagination else arms
+    first, told = arms[0], replace(recipe, frames=arms[0].recipe.frames)
+    arms[1:1] = [Arm(first.name + way, first.encoder, told, by) for way, by in ways]
     if len({arm.run(0) for arm in arms}) < len(arms):
         raise ValueError(f"{', '.join(encoders)}: names must differ in letters and digits, as folders are called so")
     return arms
@@ -125,13 +140,27 @@ def trained(arm: Arm, seed: int, train: Path, val: Path, runs: Path, llm: str | 
     recipe, out = replace(arm.recipe, seed=seed), runs / arm.run(seed)
     order = out / "order.json"
     wanted = {"encoder": mark(arm.encoder), "data": digest(train / "questions.jsonl"), "recipe": plain(recipe)}
+    wanted |= {"painter": mark(arm.painter)} if arm.painter else {}
     if order.is_file() and json.loads(order.read_text(encoding="utf-8")) != wanted:
         raise ValueError(f"{out} holds a run of another encoder, data or recipe: remove it, or choose another --runs")
     out.mkdir(parents=True, exist_ok=True)
     write(order, json.dumps(wanted) + "\n")
     if fit.told(out / "model"):
         return out / "model"
-    return fit.run([Source(train)], val, arm.encoder, out, recipe, llm, runs / "features", init=init)
+    features = runs / "features"
+    if arm.painter:
+        features = runs / "films" / str(wanted["painter"])
+        film(arm, arm.painter, (train, val), features)
+    return fit.run([Source(train)], val, arm.encoder, out, recipe, llm, features, init=init)
+
+
+def film(arm: Arm, run: Path, worlds: Sequence[Path], folder: Path) -> None:
+    """Fill a cache with features whose imagined part is drawn: a training that finds it there computes none."""
+    world = fit.encoder_of(arm.encoder, arm.recipe)
+    look = partial(watch_film, open_painter(run, world))
+    for one in worlds:
+        for view in load_clips(one).views(arm.recipe.mirror):
+            cache_features(view, world, folder, look)
 
 
 def run(
@@ -145,6 +174,7 @@ def run(
     recipe: FitRecipe,
     seeds: int = 3,
     imagination: bool = False,
+    painter: Path | None = None,
     controls: bool = True,
     limit: int | None = None,
     per_clip: int | None = None,
@@ -157,27 +187,32 @@ def run(
     """Train a bridge on every encoder, once a seed, examine them on `data`; write figures to `out`, a plot beside it.
 
     encoders: name -> folder; the first is what the others are compared with. runs: folder of the trainings and of the
-    controls' encoders; what is there is not made again. controls: whether random init and raw pixels run, too. recipe:
-    of all alike, its imagined_tokens of the imagining arm alone. llm, init: as in fit.run. limit, per_clip, workers: as
-    in the exam. tell: hears each run's name, how many are done, of how many.
+    controls' encoders; what is there is not made again. imagination: whether the first also runs with what its
+    predictor tells; painter: the run of a model of pixels with whose films it runs, too. controls: whether random init
+    and raw pixels run, too. recipe: of all alike, its imagined_tokens of the arms that imagine alone. llm, init: as in
+    fit.run. limit, per_clip, workers: as in the exam. tell: hears each run's name, how many are done, of how many.
     Raises ValueError for what cannot be compared.
     """
     if taken := encoders.keys() & {RANDOM, PIXELS, BLIND}:
         raise ValueError(f"{', '.join(sorted(taken))}: a control is called so: choose another name")
     first = next(iter(encoders.values()), None)
     added = controls_of(first, recipe, runs) if controls and first is not None else {}
-    arms = arms_of({**encoders, **added}, recipe, imagination)
+    arms = arms_of({**encoders, **added}, recipe, imagination, painter)
     packed, learned = load_clips(data), load_clips(train_data)
     groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
     if not groups:
         raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
     models: dict[str, Path] = {}
+    opened: dict[str, Callable[[], Foretell]] = {}
     order = [(arm, seed) for seed in range(seeds) for arm in arms]
     for done, (arm, seed) in enumerate(order):
         tell(arm.run(seed), done, len(order))
         models[arm.run(seed)] = trained(arm, seed, train_data, val_data, runs, llm, init)
+        opened[arm.run(seed)] = partial(opened_as, arm, models[arm.run(seed)])
     asked, seen = digest(packed.root / "questions.jsonl"), digest(learned.root / "questions.jsonl")
-    takers = [Taker(name, mark(model, asked), partial(watching_model, model, packed)) for name, model in models.items()]
+    takers = [
+        Taker(name, mark(model, asked), partial(_answers, opened[name], packed)) for name, model in models.items()
+    ]
     takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
     kept = Samples(out.with_suffix(".samples.jsonl"), takers)
     for taker in takers:
@@ -190,6 +225,7 @@ def run(
         "seeds": seeds,
         "recipe": plain(recipe),
         "arms": {arm.name: [_cost(models[arm.run(seed)]) for seed in range(seeds)] for arm in arms},
+        "answer": {arm.name: cost_of_answer(opened[arm.run(0)], models[arm.run(0)], packed, groups[0]) for arm in arms},
         "figures": figures({**answered, BLIND: [kept.of(BLIND, rows)]}),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +238,33 @@ def _cost(model: Path) -> dict[str, Any]:
     """What a run took: seconds and operations of each stage."""
     told = fit.told(model)
     return {name: told[name] for name in ("wall_seconds", "flops")}
+
+
+def opened_as(arm: Arm, model: Path) -> Foretell:
+    """A trained model that imagines as its arm does."""
+    foretell = load_model(model)
+    if arm.painter is None:
+        return foretell
+    return Filming(foretell, open_painter(arm.painter, fit.encoder_of(arm.encoder, arm.recipe)))
+
+
+def _answers(opened: Callable[[], Foretell], packed: Packed) -> Answers:
+    return watching(opened(), packed)
+
+
+def cost_of_answer(opened: Callable[[], Foretell], model: Path, packed: Packed, group: Group) -> dict[str, float]:
+    """What one answer takes, from frames on: operations, and seconds (the median of LOOKS); measured once a model."""
+    kept = model.parent / "answer.json"
+    if not kept.is_file():
+        foretell, row = opened(), group[0]
+        look = look_of(foretell, packed, row)
+        ask = partial(foretell.answer, look, row["question"], row["options"])
+        with Operations() as counted:
+            ask()
+        took = median(timeit.repeat(ask, number=1, repeat=LOOKS))
+        write(kept, json.dumps({"flops": counted.flops, "seconds": took}) + "\n")
+    told: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
+    return told
 
 
 def figures(answered: Answered) -> dict[str, Any]:
@@ -240,9 +303,15 @@ def table(found: Mapping[str, Any]) -> str:
     lines = found["figures"].values()
     names = [*found["arms"], BLIND]
     head = ["encoder", *(f"{line['label']} (n {_count(line):,})" for line in lines)]
-    rows = [[name, *(_percent(line["arms"][name]) for line in lines)] for name in names]
-    written = [head, ["---", *(["---:"] * len(lines))], *rows]
+    rows = [[name, *(_percent(line["arms"][name]) for line in lines), _takes(found, name)] for name in names]
+    written = [[*head, "an answer takes"], ["---", *(["---:"] * (len(lines) + 1))], *rows]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in written), "", *words(found)])
+
+
+def _takes(found: Mapping[str, Any], name: str) -> str:
+    """What an answer takes, of arms that watch."""
+    one = found["answer"].get(name)
+    return f"{one['flops'] / 1e9:.2f} GFLOP, {1000 * one['seconds']:.0f} ms" if one else ""
 
 
 def _count(line: Mapping[str, Any]) -> int:

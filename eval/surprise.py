@@ -28,12 +28,13 @@ from ..reasoner.answer import NANO
 from ..reasoner.llm import quiet
 from ..train import checkpoint
 from ..train.learner import OBJECTIVES
-from ..train.objectives import Student, patches
+from ..train.objectives import Student, patches, pixels_of
 
 Floats = NDArray[np.float64]
 STANDS_OUT = 3.5  # robust z-score from which a value is an outlier (Iglewicz & Hoaglin 1993)
 NOISE = 1e-6  # a spread of surprise below this is rounding
 TOKENS_AT_ONCE = 10_240  # in one forward pass, unless a window alone has more
+NEXT = {"pixel_ar": patches, "pixel_ar_raw": pixels_of}  # what models tell that foresee the next tubelet only
 CONTEXTS = 6  # at most, evenly spaced: the published configurations have 5 or 6
 STRIP = 12  # frames under a curve
 
@@ -72,8 +73,9 @@ class Watcher:
         """How wrong it is: pixels [B, T, 3, S, S] -> [B, C, t], NaN where a tubelet was shown or is not foretold."""
         if self.student.head is None:
             return surprise(self.student.jepa, pixels, contexts)
-        errors = next_pixels if self.objective == "pixel_ar" else hidden_pixels
-        return errors(self.student, pixels, contexts)
+        if self.objective in NEXT:
+            return next_pixels(self.student, pixels, contexts, NEXT[self.objective])
+        return hidden_pixels(self.student, pixels, contexts)
 
     def untrained(self, seed: int = 0) -> Watcher:
         """The same shape, encoder, predictor and head, with nothing learned."""
@@ -92,11 +94,16 @@ def hidden_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> 
     return misses(model, pixels, patches(pixels, model.config), contexts, tell).mean((3, 4))
 
 
-def next_pixels(student: Student, pixels: Tensor, contexts: Sequence[int]) -> Tensor:
-    """As `hidden_pixels`, of a model that tells each tubelet from all before it: it foretells the next one only."""
+def next_pixels(
+    student: Student, pixels: Tensor, contexts: Sequence[int], wanted: Callable[[Tensor, VJEPA2Config], Tensor]
+) -> Tensor:
+    """As `hidden_pixels`, of a model that tells each tubelet from all before it: it foretells the next one only.
+
+    wanted: the form of pixels that it learned to tell.
+    """
     config = student.jepa.config
     time, height, width = grid_of(config)
-    came = patches(pixels, config)  # [B, N, P]
+    came = wanted(pixels, config)  # [B, N, P]
     positions = torch.arange(came.shape[1] - height * width)
     places, visible = positions.expand(len(pixels), -1), no_future(positions, student.jepa)
     (known,) = tapped(student.jepa, pixels, (config.num_hidden_layers,), keep=places, visible=visible)

@@ -199,9 +199,14 @@ class Foretell:
 
     def watch(self, clip: Frames) -> tuple[Tensor, Tensor | None]:
         """World features [1, N, C] of a clip, and what its encoder expects next [1, M, D]."""
+        return self.model.watch(self.pixels(clip))
+
+    def pixels(self, clip: Frames) -> Tensor:
+        """A clip as the encoder is given it: normalised [1, T, 3, S, S]."""
         frames = clip.frames if isinstance(clip, Clip) else clip
         videos = self.processor.video_processor(videos=[_fit(frames, self.frames)], return_tensors="pt")
-        return self.model.watch(videos["pixel_values_videos"])
+        pixels: Tensor = videos["pixel_values_videos"]
+        return pixels
 
     @torch.no_grad()
     def score(

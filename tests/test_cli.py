@@ -42,7 +42,7 @@ COMMANDS = {
     "eval diagnose": "DATA --train --out --model --probes --variables --labels --limit --json",
     "eval surprise": "DATA --out --model --json",
     "eval planning": "DATA --out --model --limit --json",
-    "eval rivals": "DATA --train --val --encoder --runs --out --seeds --imagination --controls --no-controls "
+    "eval rivals": "DATA --train --val --encoder --runs --out --seeds --imagination --painter --controls --no-controls "
     "--init --llm --set --limit --per-clip --workers --json",
     **{f"eval {name}": "--data --out --model --limit --controls --no-controls --json" for name in NAMES},
     "eval iphyre": "--out --data --model --limit --controls --no-controls --json",

@@ -11,12 +11,14 @@ import pytest
 import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
+from foretell.bridge.cache import FeatureCache
 from foretell.eval import rivals
+from foretell.eval.imagined import Filming
 from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
 from foretell.reasoner.answer import Foretell
-from foretell.train import fit
+from foretell.train import fit, pretrain
 from foretell.train.objectives import pixels_of
-from foretell.train.recipes import FitRecipe, nano_rivals, tiny
+from foretell.train.recipes import FitRecipe, nano_rivals, tiny, tiny_encoder
 
 from .fit_lab import make_lab
 
@@ -29,12 +31,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     single = tiny_config().to_diff_dict() | {"frames_per_clip": 1, "tubelet_size": 1}
     VJEPA2Model(VJEPA2Config(**single)).save_pretrained(root / "pictures")
+    np.save(root / "clips.npy", np.random.default_rng(0).integers(0, 256, (24, 8, 16, 16, 3), dtype=np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "gemm_peak", lambda dtype, device: 1e9)
+        rate = VJEPA2World.from_pretrained(root / "encoder").rate
+        recipe = replace(tiny_encoder(), objective="pixel_ar_raw", steps=2, rate=rate)
+        pretrain.run(root / "clips.npy", root / "painter", recipe)
     return root
 
 
 def compared(lab: Path, out: Path, **more: Any) -> dict[str, Any]:
     names = {"V-JEPA": lab / "encoder", "MAE": lab / "pictures"}
-    given: dict[str, Any] = {"recipe": RECIPE, "seeds": 2, "imagination": True, "controls": False, "per_clip": 4}
+    given: dict[str, Any] = {"recipe": RECIPE, "seeds": 2, "imagination": True, "painter": lab / "painter"}
+    given |= {"controls": False, "per_clip": 4}
     data = lab / "data"
     return rivals.run(data, data, data, names, lab / "runs", out, llm=str(lab / "llm"), **given | more)
 
@@ -49,14 +58,33 @@ def found(lab: Path) -> dict[str, Any]:
 def test_every_encoder_gets_the_same_training_and_imagination_is_an_arm_of_its_own(
     lab: Path, found: dict[str, Any]
 ) -> None:
-    assert list(found["arms"]) == ["V-JEPA", "V-JEPA, imagining", "MAE"]
-    told = {
-        name: fit.told(lab / "runs" / name / "model")["recipe"] for name in ("v-jepa-1", "v-jepa-imagining-1", "mae-1")
-    }
-    assert [one.pop("imagined_tokens") for one in told.values()] == [0, 2, 0]
-    assert [one.pop("frames") for one in told.values()] == [0, 0, rivals.PICTURES]
-    assert told["v-jepa-1"] == told["v-jepa-imagining-1"] == told["mae-1"]
-    assert told["mae-1"]["seed"] == 1
+    assert list(found["arms"]) == ["V-JEPA", "V-JEPA, imagining", "V-JEPA, imagining in pixels", "MAE"]
+    names = ("v-jepa-1", "v-jepa-imagining-1", "v-jepa-imagining-in-pixels-1", "mae-1")
+    told = [fit.told(lab / "runs" / name / "model")["recipe"] for name in names]
+    assert [one.pop("imagined_tokens") for one in told] == [0, 2, 2, 0]
+    assert [one.pop("frames") for one in told] == [0, 0, 0, rivals.PICTURES]
+    assert all(one == told[0] for one in told)
+    assert told[0]["seed"] == 1
+
+
+def test_films_are_read_in_training_and_in_the_exam(lab: Path, found: dict[str, Any]) -> None:
+    (films,) = (lab / "runs" / "films").iterdir()
+    drawn, told = (FeatureCache.open(one) for one in (films, lab / "runs" / "features"))
+    assert drawn.place and all(key in told for key in drawn.place)
+    key = next(iter(drawn.place))
+    (seen, film), (same, expected) = (one.rows([key]) for one in (drawn, told))
+    torch.testing.assert_close(seen, same)
+    assert film.shape == expected.shape and not torch.allclose(film, expected, atol=0.1)
+    pixels = next(
+        arm for arm in rivals.arms_of({"V-JEPA": lab / "encoder"}, RECIPE, True, lab / "painter") if arm.painter
+    )
+    assert isinstance(rivals.opened_as(pixels, lab / "runs" / pixels.run(0) / "model"), Filming)
+
+
+def test_what_an_answer_takes_grows_with_what_is_imagined(found: dict[str, Any]) -> None:
+    takes = {name: one["flops"] for name, one in found["answer"].items()}
+    assert takes["V-JEPA"] < takes["V-JEPA, imagining"] < takes["V-JEPA, imagining in pixels"]
+    assert all(one["seconds"] > 0 for one in found["answer"].values())
 
 
 def test_figures_are_means_over_runs_and_differences_of_them(found: dict[str, Any]) -> None:
@@ -76,6 +104,7 @@ def test_what_was_trained_and_answered_is_not_made_again(
     lab: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(rivals, "open_painter", lambda *_: pytest.fail("drawn again"))
     monkeypatch.setattr(Foretell, "load", lambda *_, **__: pytest.fail("asked again"))
     again = compared(lab, lab / "rivals.json")
     assert list(again["arms"]) == list(found["arms"])

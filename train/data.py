@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from torch import nn
 
-from ..bridge.cache import FeatureCache, Frames, build, claim, encoder_digest, feature_key, file_digest
+from ..bridge.cache import FeatureCache, Frames, Look, build, claim, encoder_digest, feature_key, file_digest, watch
 from ..perception.encoder import VJEPA2World, World
 from ..perception.video import OVERSAMPLE, VideoError, frame_grid, read_clip
 from .facts import MISSING, Targets
@@ -151,10 +151,12 @@ def live_encoder(encoder: Watching) -> Watching:
     return type(encoder)(live, encoder.taps, encoder.rate, encoder.frames)
 
 
-def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[FeatureCache, list[str]]:
+def cache_features(
+    packed: Packed, encoder: VJEPA2World, folder: Path, look: Look = watch
+) -> tuple[FeatureCache, list[str]]:
     """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip.
 
-    Ranks, and any other processes that do this at once, share the work.
+    Ranks, and any other processes that do this at once, share the work. look: as in the cache's `build`.
     """
     encoder = live_encoder(encoder)
     name = encoder_digest(encoder)
@@ -168,6 +170,7 @@ def cache_features(packed: Packed, encoder: VJEPA2World, folder: Path) -> tuple[
         keys,
         lambda row: packed.shown(row, untils[row], encoder.rate, encoder.frames),
         track=partial(progress, what="features"),
+        look=look,
     )
     return cache, keys
 

@@ -41,6 +41,7 @@ from .objectives import (
     lejepa,
     pixels_hidden,
     pixels_next,
+    pixels_of,
     published,
     ranks,
     sketch,
@@ -160,6 +161,10 @@ def following(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainReci
     return pixels_next(learner.live_student, pixels, mask)
 
 
+def following_raw(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
+    return pixels_next(learner.live_student, pixels, mask, pixels_of)
+
+
 def theirs(learner: Learner, pixels: Tensor, mask: Mask, recipe: PretrainRecipe, step: int) -> Parts:
     return published(learner.live_student, pixels, mask)
 
@@ -181,6 +186,13 @@ OBJECTIVES = {
     ),
     "pixel_ar": Objective(
         "Pixels, autoregressive", all_but_last, following, partial(pixel_flops, blank=False), pixels=True
+    ),
+    "pixel_ar_raw": Objective(
+        "Pixels as they are, autoregressive",
+        all_but_last,
+        following_raw,
+        partial(pixel_flops, blank=False),
+        pixels=True,
     ),
     "videomae_published": Objective(
         "VideoMAE, as published",

@@ -6,6 +6,7 @@ predicts features and what decodes pixels is one network, V-JEPA's predictor, so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,16 @@ def pixels_of(pixels: Tensor, config: PreTrainedConfig) -> Tensor:
     # [B, t, frames, 3, h, patch, w, patch] -> [B, t, h, w, ...]
     flat: Tensor = tokens.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4).flatten(1, 3)
     return flat
+
+
+def film_of(tokens: Tensor, config: PreTrainedConfig) -> Tensor:
+    """The pixels of whole tubelets, from each token's: [B, t h w, P] -> [B, T, 3, H, W]."""
+    _, height, width = grid_of(config)
+    window = window_of(config)
+    split = tokens.unflatten(2, (window.tubelet, window.patch, window.patch, 3))
+    grid = split.unflatten(1, (-1, height, width))  # [B, t, h, w, frames, patch, patch, 3]
+    film: Tensor = grid.permute(0, 1, 4, 7, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(1, 2)
+    return film
 
 
 def patches(pixels: Tensor, config: PreTrainedConfig) -> Tensor:
@@ -211,17 +222,20 @@ def pixels_hidden(student: Student, pixels: Tensor, mask: Mask) -> Parts:
     return {"loss": F.mse_loss(student.pixels(told).float(), gather(patches(pixels, config), mask.target))}
 
 
-def pixels_next(student: Student, pixels: Tensor, mask: Mask) -> Parts:
-    """Tell each tubelet's standardised pixels from the tubelets before it: autoregression over time, in one pass.
+def pixels_next(
+    student: Student, pixels: Tensor, mask: Mask, wanted: Callable[[Tensor, PreTrainedConfig], Tensor] = patches
+) -> Parts:
+    """Tell each tubelet's pixels from the tubelets before it: autoregression over time, in one pass.
 
-    Encoder and decoder are block-causal: a token sees its own tubelet and earlier ones (as in Rajasegaran et al. 2025,
-    arXiv 2501.05453, with continuous pixels and whole tubelets instead of tokens one by one).
+    wanted: `patches`, as the other objectives in pixels, or `pixels_of`, which make a film to go on from. Encoder and
+    decoder are block-causal: a token sees its own tubelet and earlier ones (as in Rajasegaran et al. 2025, arXiv
+    2501.05453, with continuous pixels and whole tubelets instead of tokens one by one).
     """
     config = student.jepa.config
     visible = no_future(mask.context[0], student.jepa)
     (known,) = tapped(student.jepa, pixels, (config.num_hidden_layers,), keep=mask.context, visible=visible)
     told = unroll(student.jepa, known, mask.context, visible)
-    return {"loss": F.mse_loss(student.pixels(told).float(), gather(patches(pixels, config), mask.target))}
+    return {"loss": F.mse_loss(student.pixels(told).float(), gather(wanted(pixels, config), mask.target))}
 
 
 def published(student: Student, pixels: Tensor, mask: Mask) -> Parts:
