@@ -30,8 +30,10 @@ OBJECTIVE = "pixel_ar_raw"
 def open_painter(run: str | Path, like: VJEPA2World) -> Student:
     """A model of pixels from the folder of its pretraining run, for films that an encoder can watch.
 
-    Raises ValueError for a run of another objective, and for another window than the encoder's.
+    Raises ValueError for what is no run, a run of another objective, and for another window than the encoder's.
     """
+    if not Path(run, "checkpoints").is_dir():
+        raise ValueError(f"{run}: no pretraining run there (no checkpoints): name what `foretell pretrain --out` wrote")
     watcher = open_watcher(run)
     if watcher.objective != OBJECTIVE:
         raise ValueError(f"{run} was pretrained with {watcher.objective}: films are drawn by {OBJECTIVE}, so give one")

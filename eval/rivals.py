@@ -198,6 +198,9 @@ def run(
     first = next(iter(encoders.values()), None)
     added = controls_of(first, recipe, runs) if controls and first is not None else {}
     arms = arms_of({**encoders, **added}, recipe, imagination, painter)
+    for arm in arms:
+        if arm.painter is not None:  # refused now, and not after hours
+            open_painter(arm.painter, fit.encoder_of(arm.encoder, arm.recipe))
     packed, learned = load_clips(data), load_clips(train_data)
     groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
     if not groups:

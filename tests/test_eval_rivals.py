@@ -104,7 +104,7 @@ def test_what_was_trained_and_answered_is_not_made_again(
     lab: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "run", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(rivals, "open_painter", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(rivals, "film", lambda *_: pytest.fail("drawn again"))
     monkeypatch.setattr(Foretell, "load", lambda *_, **__: pytest.fail("asked again"))
     again = compared(lab, lab / "rivals.json")
     assert list(again["arms"]) == list(found["arms"])
@@ -157,6 +157,8 @@ def test_what_cannot_be_compared_is_refused(
     data = lab / "data"
     with pytest.raises(ValueError, match="a control is called so"):
         rivals.run(data, data, data, {"blind": lab / "encoder"}, lab / "runs", lab / "x.json", recipe=RECIPE)
+    with pytest.raises(ValueError, match="nowhere: no pretraining run there"):
+        compared(lab, lab / "x.json", painter=lab / "nowhere")
     with pytest.raises(ValueError, match="names must differ"):
         rivals.arms_of({"V-JEPA": lab / "encoder", "V JEPA": lab / "encoder"}, RECIPE, False)
 
