@@ -89,7 +89,8 @@ def arms_of(
     """The encoders by name, the first also with imagination where it is wanted, and with that of a painter; nobody else
     imagines.
 
-    Raises ValueError for fewer than two to compare, and where imagination is wanted of a recipe without its tokens.
+    Raises ValueError for fewer than two to compare, where imagination is wanted of a recipe without its tokens, and for
+    a painter that cannot draw for the first.
     """
     ways = [(", imagining", None)] * imagination + [(", imagining in pixels", painter)] * (painter is not None)
     if len(encoders) + len(ways) < 2:
@@ -98,6 +99,8 @@ def arms_of(
         raise ValueError("imagination wants tokens to imagine with: set imagined_tokens above 0")
     arms = [Arm(name, str(path), _for_encoder(path, recipe)) for name, path in encoders.items()]
     first, told = arms[0], replace(recipe, frames=arms[0].recipe.frames)
+    if painter is not None:  # what cannot draw is refused now, and not after hours
+        open_painter(painter, fit.encoder_of(first.encoder, told))
     arms[1:1] = [Arm(first.name + way, first.encoder, told, by) for way, by in ways]
     if len({arm.run(0) for arm in arms}) < len(arms):
         raise ValueError(f"{', '.join(encoders)}: names must differ in letters and digits, as folders are called so")
@@ -198,23 +201,18 @@ def run(
     first = next(iter(encoders.values()), None)
     added = controls_of(first, recipe, runs) if controls and first is not None else {}
     arms = arms_of({**encoders, **added}, recipe, imagination, painter)
-    for arm in arms:
-        if arm.painter is not None:  # refused now, and not after hours
-            open_painter(arm.painter, fit.encoder_of(arm.encoder, arm.recipe))
     packed, learned = load_clips(data), load_clips(train_data)
     groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
     if not groups:
         raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
-    models: dict[str, Path] = {}
-    opened: dict[str, Callable[[], Foretell]] = {}
+    made: dict[str, tuple[Arm, Path]] = {}
     order = [(arm, seed) for seed in range(seeds) for arm in arms]
     for done, (arm, seed) in enumerate(order):
         tell(arm.run(seed), done, len(order))
-        models[arm.run(seed)] = trained(arm, seed, train_data, val_data, runs, llm, init)
-        opened[arm.run(seed)] = partial(opened_as, arm, models[arm.run(seed)])
+        made[arm.run(seed)] = arm, trained(arm, seed, train_data, val_data, runs, llm, init)
     asked, seen = digest(packed.root / "questions.jsonl"), digest(learned.root / "questions.jsonl")
     takers = [
-        Taker(name, mark(model, asked), partial(_answers, opened[name], packed)) for name, model in models.items()
+        Taker(name, mark(model, asked), partial(_answers, arm, model, packed)) for name, (arm, model) in made.items()
     ]
     takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
     kept = Samples(out.with_suffix(".samples.jsonl"), takers)
@@ -227,8 +225,8 @@ def run(
         "data": {"questions": len(rows), "scenes": len({row["scene"] for row in rows}), "sha256": asked},
         "seeds": seeds,
         "recipe": plain(recipe),
-        "arms": {arm.name: [_cost(models[arm.run(seed)]) for seed in range(seeds)] for arm in arms},
-        "answer": {arm.name: cost_of_answer(opened[arm.run(0)], models[arm.run(0)], packed, groups[0]) for arm in arms},
+        "arms": {arm.name: [_cost(made[arm.run(seed)][1]) for seed in range(seeds)] for arm in arms},
+        "answer": {arm.name: cost_of_answer(*made[arm.run(0)], packed, groups[0]) for arm in arms},
         "figures": figures({**answered, BLIND: [kept.of(BLIND, rows)]}),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -251,15 +249,15 @@ def opened_as(arm: Arm, model: Path) -> Foretell:
     return Filming(foretell, open_painter(arm.painter, fit.encoder_of(arm.encoder, arm.recipe)))
 
 
-def _answers(opened: Callable[[], Foretell], packed: Packed) -> Answers:
-    return watching(opened(), packed)
+def _answers(arm: Arm, model: Path, packed: Packed) -> Answers:
+    return watching(opened_as(arm, model), packed)
 
 
-def cost_of_answer(opened: Callable[[], Foretell], model: Path, packed: Packed, group: Group) -> dict[str, float]:
+def cost_of_answer(arm: Arm, model: Path, packed: Packed, group: Group) -> dict[str, float]:
     """What one answer takes, from frames on: operations, and seconds (the median of LOOKS); measured once a model."""
     kept = model.parent / "answer.json"
     if not kept.is_file():
-        foretell, row = opened(), group[0]
+        foretell, row = opened_as(arm, model), group[0]
         look = look_of(foretell, packed, row)
         ask = partial(foretell.answer, look, row["question"], row["options"])
         with Operations() as counted:
