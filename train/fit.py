@@ -293,11 +293,13 @@ def gradients(
 
     Each parameter is rounded once a step. autocast would round them in every operation, at twice the time. A sharded
     trainee does so itself, while it gathers its weights. The encoder's are left out: its features were computed before.
+    So are the language model's where no question is asked of it.
     """
     dtype, lesson = dtype or train_dtype(), Lesson(trainee)
     rounded: dict[str, Tensor] = {}
+    idle = ("trainee.model.encoder.", *(() if "packs" in batch else ("trainee.model.language_model.",)))
     if not isinstance(trainee, FSDPModule):
-        wanted = (named for named in lesson.named_parameters() if not named[0].startswith("trainee.model.encoder."))
+        wanted = (named for named in lesson.named_parameters() if not named[0].startswith(idle))
         rounded = {name: p.to(dtype) for name, p in wanted if p.dtype == torch.float32}
     losses: dict[str, Tensor] = functional_call(lesson, rounded, (batch, stage, scale))
     return losses
