@@ -18,6 +18,8 @@ class BridgeConfig(PreTrainedConfig):
 
     feature_width: channels of a world feature (all tapped layers side by side); grid: its tokens as (t, y, x).
     sharp_tubelets: the last tubelets, read at full resolution; earlier ones are averaged 2x2 (0: all are sharp).
+    magnify: into how many cells a side each patch of the last tubelet is opened (0: none), of magnify_width channels;
+    magnify_channels: the patch embedding's, which come first in a feature.
     cells: the coarse grid of pooled tokens (t, y, x); global_tokens: queries without a place; imagined_tokens: queries
     that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
     imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
@@ -32,6 +34,9 @@ class BridgeConfig(PreTrainedConfig):
     imagined_width: int = 192
     imagined_grid: list[int] | tuple[int, int, int] = (2, 8, 8)
     sharp_tubelets: int = 0
+    magnify: int = 0
+    magnify_width: int = 32
+    magnify_channels: int = 0
     width: int = 192
     depth: int = 2
     heads: int = 6
@@ -80,11 +85,45 @@ class Intake(nn.Module):
         self.project = nn.Linear(channels, width)
         self.code = GridCode(grid, width)
 
+    def standard(self, features: Tensor) -> Tensor:
+        """Of the first C channels, in the type of the weights: [B, N, C] -> [B, N, C]."""
+        mean, std = (part[: features.shape[-1]] for part in (self.mean, self.std))
+        return ((features.to(mean.dtype) - mean) / std).to(self.project.weight.dtype)
+
     def forward(self, features: Tensor) -> Tensor:
-        standard = (features.to(self.mean.dtype) - self.mean) / self.std  # [B, N, C]
-        projected: Tensor = self.project(standard.to(self.project.weight.dtype))
-        placed: Tensor = projected + self.code()
+        placed: Tensor = self.project(self.standard(features)) + self.code()
         return placed
+
+
+class Magnifier(nn.Module):
+    """Looks at small things inside patches; what it finds joins tokens, nothing at first. [B, h*w, C] -> [B, h*w, D]
+
+    The patch embedding is close to a rotation of its pixels, so that what a patch shows is still there, but where in it
+    is mixed into all channels: a ball one pixel further is another token. Sub-pixel convolution (Shi et al. 2016, arXiv
+    1609.05158) opens every token into cells, and convolutions look at them alike wherever they lie.
+    """
+
+    def __init__(self, channels: int, grid: tuple[int, ...], factor: int, inner: int, width: int) -> None:
+        super().__init__()
+        self.grid, self.factor = grid[1:], factor
+        self.open = nn.Linear(channels, inner * factor**2)
+        wide = 2 * inner
+        self.look = nn.Sequential(
+            nn.Conv2d(inner, wide, 3, padding=1), nn.GroupNorm(1, wide), nn.GELU(),
+            nn.Conv2d(wide, wide, 3, padding=1, stride=2), nn.GroupNorm(1, wide), nn.GELU(),
+            nn.Conv2d(wide, 2 * wide, 3, padding=1), nn.GroupNorm(1, 2 * wide), nn.GELU(),
+            nn.Conv2d(2 * wide, 2 * wide, 3, padding=1), nn.GroupNorm(1, 2 * wide), nn.GELU(),
+        )  # fmt: skip
+        self.close = nn.Conv2d(2 * wide, width, factor // 2, stride=factor // 2)
+        for parameter in self.close.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        opened = self.open(tokens).transpose(1, 2).unflatten(2, self.grid)  # [B, inner * factor^2, h, w]
+        cells = nn.functional.pixel_shuffle(opened, self.factor)  # [B, inner, factor * h, factor * w]
+        cells = cells.contiguous(memory_format=torch.channels_last)  # GELU's and GroupNorm's backward take a third
+        found: Tensor = self.close(self.look(cells)).flatten(2).transpose(1, 2)
+        return found
 
 
 class Reader(nn.Module):
@@ -187,6 +226,10 @@ class WorldProjector(nn.Module):
         self.config = config
         width, heads = config.width, config.heads
         self.seen = Intake(config.feature_width, tuple(config.grid), width)
+        if config.magnify:
+            self.magnifier = Magnifier(
+                config.magnify_channels, tuple(config.grid), config.magnify, config.magnify_width, width
+            )
         self.blocks = nn.ModuleList(block(width, heads) for _ in range(config.depth))
         self.cells = GridCode(tuple(config.cells), width)
         self.globals = nn.Parameter(torch.randn(config.global_tokens, width) * 0.5)
@@ -220,7 +263,7 @@ class WorldProjector(nn.Module):
             raise ValueError(
                 f"the bridge has {self.config.imagined_tokens} imagined tokens, but of imagined features {given}"
             )
-        tokens = self.foveate(self.seen(features))  # [B, N, D]
+        tokens = self.foveate(self.take_in(features))  # [B, N', D]
         queries = torch.cat([self.cells(), self.globals])  # [K', D]
         if self.config.slots:
             queries = torch.cat([self.slots.queries, queries])
@@ -233,6 +276,21 @@ class WorldProjector(nn.Module):
             tokens = one(tokens)
         read: Tensor = self.reader(queries, tokens)
         return self.settle(read) if self.config.slots else read
+
+    def take_in(self, features: Tensor) -> Tensor:
+        """Every token of what was seen on its own, the last tubelet's looked into: [B, N, C] -> [B, N, width]."""
+        tokens: Tensor = self.seen(features)
+        if not self.config.magnify:
+            return tokens
+        found = self.look(features)
+        return torch.cat([tokens[:, : -found.shape[1]], tokens[:, -found.shape[1] :] + found], dim=1)
+
+    def look(self, features: Tensor) -> Tensor:
+        """What lies inside the patches of the last tubelet: features, or these patches alone -> [B, y*x, width]."""
+        _, y, x = self.config.grid
+        patches = features[:, -y * x :, : self.config.magnify_channels]
+        found: Tensor = self.magnifier(self.seen.standard(patches))
+        return found
 
     def said(self, pooled: Tensor) -> Tensor:
         """Logits of the words that the slots say: [B, K, width] -> float32 [B, S, W]."""

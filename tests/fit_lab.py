@@ -22,7 +22,9 @@ def make_lab(root: Path, clips: int = 24) -> Path:
     """data/, encoder/ and llm/ in a folder."""
     generate(root / "data", clips, seed=50, progress=False)
     torch.manual_seed(0)
-    VJEPA2Model(tiny_config()).save_pretrained(root / "encoder")
+    config = tiny_config()
+    config.taps = [0, 2, 3]  # a magnifier looks into patches
+    VJEPA2Model(config).save_pretrained(root / "encoder")
     LlamaForCausalLM(tiny_text_config()).save_pretrained(root / "llm")
     tiny_tokenizer().save_pretrained(root / "llm")
     return root
@@ -32,7 +34,7 @@ def losses(out: Path) -> list[tuple[str, int, float]]:
     """Stage, step and loss of everything that a run has logged."""
     return [
         (stage, row["step"], row["loss"])
-        for stage in ("warm", "align", "tune")
+        for stage in ("look", "warm", "align", "tune")
         for row in map(json.loads, (out / stage / "metrics.jsonl").read_text().splitlines())
     ]
 

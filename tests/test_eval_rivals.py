@@ -22,7 +22,7 @@ from foretell.train.recipes import FitRecipe, nano_rivals, tiny, tiny_encoder
 
 from .fit_lab import make_lab
 
-RECIPE = replace(tiny(), imagined_tokens=2, mirror=False)
+RECIPE = replace(tiny(), imagined_tokens=2, magnify=0, mirror=False)
 
 
 @pytest.fixture(scope="module")

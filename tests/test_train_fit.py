@@ -23,8 +23,10 @@ from foretell.train.facts import (
     MISSING,
     SLOTS,
     WORDS,
+    FactHeads,
     Targets,
     closest,
+    fact_counts,
     measures_of,
     slot_words,
     word_loss,
@@ -32,9 +34,10 @@ from foretell.train.facts import (
     words_of,
 )
 from foretell.train.flops import Operations
+from foretell.train.moves import Moves
 from foretell.train.recipes import FitRecipe, Stage, tiny
 from foretell.train.worlds.questions import family
-from foretell.train.worlds.scene import COLOURS
+from foretell.train.worlds.scene import COLOURS, SHAPES
 
 from .fit_lab import losses, make_lab
 
@@ -84,11 +87,40 @@ def test_every_stage_changes_its_own_parts_only(lab: Path, model: Path) -> None:
         a, b = weights(one, part), weights(other, part)
         return all(torch.equal(a[name], b[name]) for name in a)
 
+    assert same("bridge.magnifier", "look", "tune") and not same("bridge.seen", "look", "warm")
     assert not weights("warm", "lora") and not weights("align", "lora")
     assert any(t.any() for n, t in weights("tune", "lora").items() if "lora_B" in n)
     assert same("bridge.blocks", "warm", "align") and not same("bridge.blocks", "align", "tune")
     assert not same("bridge.out", "warm", "align") and not same("bridge.out", "align", "tune")
     assert same("heads", "warm", "align") and not same("heads", "align", "tune")
+
+
+def test_looking_into_tokens_is_learned_apart_from_all_else(lab: Path, model: Path) -> None:
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    trainee, processor = fit.build(tiny(), world, str(lab / "llm"))
+    before = {name: weight.clone() for name, weight in trainee.named_parameters()}
+    newest = sorted((lab / "run" / "look" / "checkpoints").glob("step-*"))[-1]
+    fit.load_weights(trainee, "look", load_file(newest / "tensors.safetensors"))
+    changed = {name for name, weight in trainee.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed and all(name.startswith(("model.bridge.magnifier.", "heads.shapes.")) for name in changed)
+    split, stage = Split.open(lab / "data", world, lab / "features"), tiny().stages["look"]
+    drawn = fit.draw(0, stage, split, fit.Prompts(processor), seed=0)
+    batch = fit.looked_at(drawn, slice(None), split, 16, 2)
+    assert batch["frames"].shape == (4, 2, 16, 16, 3)
+    assert fact_counts(batch)["shapes"] == batch["counts"]["shapes"] > 0
+    loss, found = trainee(batch, stage)["loss"], fit.looked_at(drawn, slice(None), split, 16, 2)
+    assert torch.equal(found["frames"], batch["frames"]) and loss > 0
+    shapes = [{one["shape"] for one in load_clips(lab / "data").clips[row]["objects"]} for row in drawn.asked]
+    assert all(shapes) and not any(kinds == {"box"} for kinds in shapes)
+    rows = [json.loads(line) for line in (lab / "run" / "look" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 <= rows[-1]["val_shapes"] <= 1
+
+
+def test_where_patches_are_not_read_there_is_nothing_to_look_into(lab: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stages = {name: tiny().stages[name] for name in ("look", "warm")}
+    train(lab, lab / "deep", replace(tiny(), stages=stages, taps=(2, 3)), ("look", "warm"))
+    assert not (lab / "deep" / "look").exists() and (lab / "deep" / "warm").is_dir()
+    assert "layers 2, 3 of the encoder are read, not its patches" in capfd.readouterr().err
 
 
 def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +290,41 @@ def test_words_are_read_off_the_metadata(lab: Path) -> None:
         assert (~targets.places[n].isnan().all(-1)).sum() == len(clip["objects"])
 
 
+def test_shapes_are_told_by_the_patches_that_objects_lie_in(lab: Path) -> None:
+    """Patches that say each object's shape where it is, and nothing else does."""
+    clips = load_clips(lab / "data").clips
+    batch = Targets.of(clips).batch(np.arange(len(clips)))
+    found, inside = torch.zeros(len(clips), 4 * 4, 8), 0
+    for n, clip in enumerate(clips):
+        frame = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
+        cells = [(int(4 * state[8]), int(4 * state[7])) for state in clip["states"][frame]]
+        for one, (row, column) in zip(clip["objects"], cells, strict=True):
+            if row in range(4) and column in range(4):
+                inside += 1
+                found[n, 4 * row + column, list(SHAPES).index(one["shape"])] = 1
+    heads = FactHeads(8, 2).requires_grad_(False)
+    heads.shapes.load_state_dict({"1.weight": 50 * torch.eye(3, 8), "1.bias": torch.zeros(3)}, strict=False)
+    sure, blind = (heads.shapes_loss(one, batch).item() for one in (found, torch.zeros_like(found)))
+    assert fact_counts(batch)["shapes"] == pytest.approx(inside, abs=2)  # rounded states on a border
+    assert blind == pytest.approx(fact_counts(batch)["shapes"] * np.log(3), rel=1e-4)
+    assert sure < 0.3 * blind  # some share a cell
+
+
+def test_what_is_moved_lies_where_its_place_says() -> None:
+    moves = Moves.draw(np.random.default_rng(1), 40)
+    frames = torch.zeros(40, 2, 64, 64, 3, dtype=torch.uint8)
+    frames[:, :, 30:34, 38:42] = 200  # its middle at (.625, .5)
+    places = moves.places(torch.tensor([0.625, 0.5, 9.0]).expand(40, 1, 3))
+    light = moves.frames(frames)[:, 1].float().sum(-1)  # [B, S, S]
+    light = (light - light.flatten(1).median(1).values[:, None, None]).clamp_min(0)
+    middles = torch.stack([(light.sum(axis) * (torch.arange(64) + 0.5) / 64).sum(1) for axis in (1, 2)], dim=1)
+    torch.testing.assert_close(middles / light.sum((1, 2))[:, None], places[:, 0, :2], atol=0.01, rtol=0)
+    assert (places[..., 2] == 9).all() and places[:, 0, 0].std() > 0.1
+    part = moves.part(slice(1, None, 3))
+    assert torch.equal(part.frames(frames[1::3]), moves.frames(frames)[1::3])
+    assert Moves.draw(np.random.default_rng(1), 40).places(places).isfinite().all()
+
+
 def test_every_word_of_a_clip_is_one_that_its_slot_may_say(lab: Path) -> None:
     for clip in load_clips(lab / "data").clips:
         assert all(word in SLOTS[slot] for slot, word in words_of(clip).items())
@@ -422,7 +489,7 @@ def test_words_of_an_outcome_carry_a_verdict(lab: Path, model: Path, tmp_path: P
 
 def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:
     facts = json.loads((model / "training.json").read_text())
-    assert facts["train_clips"] == 24 and set(facts["wall_seconds"]) == {"warm", "align", "tune"}
+    assert facts["train_clips"] == 24 and set(facts["wall_seconds"]) == {"look", "warm", "align", "tune"}
 
 
 def test_what_came_before_a_model_is_kept(model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaForCausalLM, VJEPA2Model
+from transformers import LlamaForCausalLM, VJEPA2Config, VJEPA2Model
 
 from foretell.__main__ import main
 from foretell.perception.encoder import VJEPA2World, tiny_config
@@ -38,7 +38,7 @@ PUBLISHED = {
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> FitRecipe:
     """`tiny` with an encoder and a language model on disk, wide enough for matrix products to dominate."""
     root = tmp_path_factory.mktemp("parts")
-    VJEPA2Model(tiny_config()).save_pretrained(root / "encoder")
+    VJEPA2Model(VJEPA2Config(**tiny_config().to_diff_dict() | {"taps": [0, 2, 3]})).save_pretrained(root / "encoder")
     config = tiny_text_config()
     config.hidden_size, config.intermediate_size, config.head_dim = 256, 1024, 128
     LlamaForCausalLM(config).save_pretrained(root / "llm")
@@ -80,6 +80,7 @@ def test_a_plan_counts_the_parameters_of_the_embedded_model() -> None:
 @pytest.mark.parametrize(
     ("stage", "switches"),
     [
+        ("look", ""),
         *((stage, switches) for stage in ("warm", "align", "tune") for switches in ("", "four_bit")),
         ("align", "checkpointing"),
         ("tune", "checkpointing"),
@@ -99,7 +100,8 @@ def test_a_rehearsed_step_holds_and_does_what_a_real_one_does(recipe: FitRecipe,
     ]
     assert ledgers[0].flops == ledgers[1].flops > 0
     planned, held = (ledger.worst for ledger in ledgers)
-    assert sum(planned.values()) == pytest.approx(sum(held.values()), rel=0.01)
+    near = 0.03 if stage == "look" else 0.01  # convolutions are laid out otherwise on the meta device
+    assert sum(planned.values()) == pytest.approx(sum(held.values()), rel=near)
     for kind in (planning.PACKED, planning.LOGITS, planning.OPTIMIZER, planning.FEATURES):
         assert planned.get(kind) == held.get(kind)
 
@@ -173,7 +175,7 @@ def test_what_cannot_be_planned_says_what_can(recipe: FitRecipe) -> None:
         planning.plan(recipe, "h300")
     with pytest.raises(ValueError, match=r"no sharding 'zero'; there are: ddp, fsdp"):
         planning.plan(recipe, "cpu2", "zero")
-    with pytest.raises(ValueError, match=r"4 clips a step for 8 ranks: set stages.warm.batch to a multiple of 8"):
+    with pytest.raises(ValueError, match=r"4 clips a step for 8 ranks: set stages.look.batch to a multiple of 8"):
         planning.plan(recipe, "h100x8")
 
 
@@ -184,7 +186,7 @@ def test_a_plan_is_told(recipe: FitRecipe, capsys: pytest.CaptureFixture[str]) -
     assert all(word in shown for word in ("LoRA", "optimizer state", "memory a rank", "most clips a rank that fit"))
     assert main([*asked, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["recipe"]["llm"] == recipe.llm and set(told["stages"]) == {"warm", "align", "tune"}
+    assert told["recipe"]["llm"] == recipe.llm and set(told["stages"]) == {"look", "warm", "align", "tune"}
     assert told["stages"]["tune"]["memory"]["weights"] > 0
 
 

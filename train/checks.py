@@ -13,7 +13,7 @@ from ..reasoner.answer import YES_NO, Asked, Calibration, Foretell, answer_text
 from ..reasoner.calibration import abstention_threshold, fit_temperature
 from ..reasoner.model import ForetellForConditionalGeneration
 from .data import Row, Split
-from .facts import MISSING, OUTCOMES, SLOTS, WORDS
+from .facts import MISSING, OUTCOMES, SLOTS, WORDS, FactHeads, shapes_here
 
 
 @torch.no_grad()
@@ -44,6 +44,20 @@ def check_words(model: ForetellForConditionalGeneration, split: Split) -> dict[s
             torch.stack([(guess == truth)[truth == t].float().mean() for t in (False, True)]).mean()
         )
     return scores
+
+
+@torch.no_grad()
+def check_shapes(heads: FactHeads, model: ForetellForConditionalGeneration, split: Split) -> dict[str, float]:
+    """Validation of what looks into tokens: the share of objects whose shape they tell, where not all are boxes."""
+    right = []
+    for start in range(0, len(split.shaped), 64):
+        rows = split.shaped[start : start + 64]
+        features, _ = _features(model, split, [split.keys[row] for row in rows])
+        batch = {name: part.to(features.device) for name, part in split.targets.batch(rows).items()}
+        told = heads.shapes_told(model.bridge.look(features), batch)
+        wanted = shapes_here(batch)
+        right.append((told.argmax(-1) == wanted)[wanted != MISSING].cpu())
+    return {"val_shapes": float(torch.cat(right).float().mean())} if right else {}
 
 
 def _features(

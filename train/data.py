@@ -3,9 +3,9 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from torch import nn
 from ..bridge.cache import FeatureCache, Frames, Look, build, claim, encoder_digest, feature_key, file_digest, watch
 from ..perception.encoder import VJEPA2World, World
 from ..perception.video import OVERSAMPLE, VideoError, frame_grid, read_clip
-from .facts import MISSING, Targets
+from .facts import MISSING, Targets, shapes_here
 from .learner import train_device, train_dtype
 from .pairs import Excerpt, Quarantine, by_excerpt, progress, read_samples, readable, with_faults
 from .worlds.questions import family
@@ -56,9 +56,9 @@ class Packed:
     digests: list[str]
     mirrored: bool = False
 
-    def shown(self, row: int, until: float | None, rate: float, count: int) -> NDArray[np.uint8]:
-        """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown)."""
-        frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)]
+    def shown(self, row: int, until: float | None, rate: float, count: int, last: int = 0) -> NDArray[np.uint8]:
+        """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown); or the last of them."""
+        frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)[-last:]]
         if not self.mirrored:
             return frames
         return relit(frames[:, :, ::-1], np.random.default_rng([self.clips[row]["seed"], 103]))
@@ -223,13 +223,17 @@ def questions_by_clip(packed: Packed) -> list[list[Row]]:
     return [grouped[row] for row in range(len(packed.clips))]
 
 
+def _unshown(last: int) -> Frames:
+    raise ValueError("frames are kept of worlds alone")
+
+
 @dataclass(frozen=True)
 class Split:
     """Data ready for training: features by key, what the bridge should know, questions; clip by clip.
 
     A clip that cannot be shown has the key "" and a question that was set aside is an empty row: both keep their
     places, so that what is drawn beside them is the same with and without them. odds: how often each clip is drawn
-    against the others (None: all alike).
+    against the others (None: all alike). shots: how to get the frames that are shown of each clip of a world.
     """
 
     videos: list[str]
@@ -238,6 +242,7 @@ class Split:
     keys: list[str]
     targets: Targets
     questions: list[list[Row]]
+    shots: list[Callable[..., Frames]] = field(default_factory=list)
     odds: NDArray[np.float64] | None = None
 
     @classmethod
@@ -252,7 +257,12 @@ class Split:
         asked = [(view, questions_by_clip(view)) for view in views]
         questions = [rows for view, each in asked for rows in (with_families(view, each) if families else each)]
         videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
-        return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions)
+        shots: list[Callable[..., Frames]] = [
+            partial(view.shown, row, clip["until"], encoder.rate, encoder.frames)
+            for view in views
+            for row, clip in enumerate(view.clips)
+        ]
+        return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions, shots)
 
     @classmethod
     def pairs(cls, data: Path, encoder: VJEPA2World, features: Path, quarantine: Quarantine) -> "Split":
@@ -283,6 +293,7 @@ class Split:
             [key for one in splits for key in one.keys],
             Targets.join([one.targets for one in splits]),
             [rows for one in splits for rows in one.questions],
+            [shot for one in splits for shot in one.shots or [_unshown] * len(one.keys)],
             None if len(set(weights)) == 1 else odds,
         )
 
@@ -295,6 +306,16 @@ class Split:
     def known(self) -> NDArray[np.int64]:
         """The clips of which a world tells facts."""
         return np.flatnonzero((self.targets.words != MISSING).any(1).numpy())
+
+    @cached_property
+    def shaped(self) -> NDArray[np.int64]:
+        """The clips in which something is not a box."""
+        kinds = shapes_here(self.targets.batch(range(len(self.keys))))  # [N, colours]
+        return np.flatnonzero((kinds > 0).any(1).numpy())
+
+    def frames(self, row: int, last: int) -> Frames:
+        """The last frames that are shown of a world's clip: uint8 [last, S, S, 3]."""
+        return self.shots[row](last=last)
 
     def shown(self, count: int) -> list[str]:
         """The keys of the first clips that can be shown."""

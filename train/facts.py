@@ -1,9 +1,11 @@
-"""Direct supervision of the bridge from a world's metadata: words for its slots, measures as classes, object places.
+"""Direct supervision of the bridge from a world's metadata: words for its slots, measures as classes, where objects lie
+and what shape they are.
 
 Users' data need not have it. The words are what the slots say to the language model; the heads for measures and places
 only shape the bridge and are thrown away after training.
 """
 
+import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +94,7 @@ VERDICTS = {word: verdict for words in OUTCOMES.values() for word, verdict in zi
 VERDICTS |= {" none": "No", " box": "Yes", " ball": "Yes", " cylinder": "Yes"}
 """Words that also answer whether something happens or is there, whatever the scenario: turning an answer round is then
 learned once, not once a scenario."""
+SHAPE_SLOTS = [list(SLOTS).index(f"{colour} shape") for colour in COLOURS]
 SLOT_WEIGHTS = tuple(4.0 if slot == "outcome" else 1.0 for slot in SLOTS)
 """The outcome is what most questions are about."""
 
@@ -213,7 +216,20 @@ def fact_counts(batch: Mapping[str, Tensor]) -> dict[str, float]:
         "words": float(word_weights(batch["words"]).sum()),
         "measures": float((batch["classes"] != MISSING).sum()),
         "places": float((~batch["places"].isnan()).sum()),
+        "shapes": float((shapes_here(batch) != MISSING).sum()),
     }
+
+
+def shapes_here(batch: Mapping[str, Tensor]) -> Tensor:
+    """Places in SHAPES of the objects of each colour that lie in the picture when it was last seen: int64 [B, colours],
+    MISSING for all others."""
+    told = batch["words"][:, SHAPE_SLOTS]  # [B, colours]
+    kinds = torch.full_like(told, MISSING)
+    for kind, shape in enumerate(SHAPES):
+        kinds[told == WORDS.index(f" {shape}")] = kind
+    where = batch["places"][..., :2]
+    inside = ((where >= 0) & (where < 1)).all(-1)  # NaN, of what is not there, is neither
+    return torch.where(inside, kinds, MISSING)
 
 
 class FactHeads(nn.Module):
@@ -226,6 +242,7 @@ class FactHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.classes = nn.ModuleList(nn.Linear(width, count) for count in MEASURES.values())
         self.places = nn.Linear(width, 2 + 2 * len(AHEAD))
+        self.shapes = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(SHAPES)))
 
     def forward(self, pooled: Tensor) -> tuple[list[Tensor], Tensor]:
         """pooled [B, K, D] -> a list of logits [B, classes] a measure, places [B, colours, P]; float32."""
@@ -246,3 +263,16 @@ class FactHeads(nn.Module):
             "measures": torch.stack(each).sum(),
             "places": (off * there).sum(),
         }
+
+    def shapes_loss(self, found: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the cross-entropy of the shapes of objects, told by the patch that they lie in: found [B, y*x, D]."""
+        told = self.shapes_told(found, batch).flatten(0, 1)
+        return F.cross_entropy(told, shapes_here(batch).flatten(), ignore_index=MISSING, reduction="sum")
+
+    def shapes_told(self, found: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """What patches say of the objects that lie in them: found [B, side * side, D] -> [B, colours, shapes]."""
+        side = math.isqrt(found.shape[1])
+        cells = (batch["places"][..., :2].nan_to_num() * side).long().clamp(0, side - 1)  # [B, colours, 2]
+        here = found[torch.arange(len(found), device=found.device)[:, None], cells[..., 1] * side + cells[..., 0]]
+        told: Tensor = self.shapes(here).float()
+        return told

@@ -26,18 +26,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 
 from ..bridge.cache import statistics
 from ..bridge.projector import BridgeConfig
-from ..perception.encoder import VJEPA2World, grid_of
+from ..perception.encoder import VJEPA2World, grid_of, normalise, resize
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join, level, pack, video_token
 from . import checkpoint
-from .checks import calibrate, check_answers, check_words
+from .checks import calibrate, check_answers, check_shapes, check_words
 from .data import Row, Split
 from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, fact_counts, slot_words, word_loss
 from .flops import Operations, gemm_peak
 from .learner import ranked, refuse_nonfinite, share, train_dtype
 from .monitor import Log, Spent, check_tracker, progress_bar
+from .moves import Moves
 from .pairs import Quarantine, Source, is_worlds
 from .pretrain import differences, prefetched
 from .provenance import machine
@@ -53,13 +54,17 @@ TOGETHER = 2
 def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> BridgeConfig:
     """The bridge between this encoder and this language model; sizes come from the parts themselves."""
     t, y, x = encoder.grid
+    hidden = int(encoder.model.config.hidden_size)
+    magnify = recipe.magnify if encoder.taps[0] == 0 else 0  # it looks into patches
     embeddings: Any = llm.get_input_embeddings()  # type: ignore[operator]
     return BridgeConfig(
         feature_width=encoder.width,
         grid=encoder.grid,
-        imagined_width=int(encoder.model.config.hidden_size),
+        imagined_width=hidden,
         imagined_grid=(t - t // 2, y, x),
         sharp_tubelets=recipe.sharp_tubelets,
+        magnify=magnify,
+        magnify_channels=hidden if magnify else 0,
         width=recipe.width,
         depth=recipe.depth,
         heads=recipe.heads,
@@ -99,14 +104,24 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """Sums over these clips, divided by the counts of the whole batch: over all its parts they add up to means."""
-        pooled = self.model.bridge.read(batch["features"], batch["imagined"])  # [B, K, width]
-        sums = {"words": word_loss(self.model.bridge.said(pooled), batch["words"]), **self.heads.loss(pooled, batch)}
+        if stage.look:
+            return self.looking(batch)
+        bridge = self.model.bridge
+        pooled = bridge.read(batch["features"], batch["imagined"])  # [B, K, width]
+        sums = {"words": word_loss(bridge.said(pooled), batch["words"]), **self.heads.loss(pooled, batch)}
         if "packs" in batch:
             asked = pooled[: batch["asked"]]  # the rest is for words and heads alone
             sums["answers"] = self.answers(batch, self.model.bridge.embed(asked, batch["told"]))
         parts = {name: total / max(batch["counts"][name], 1) for name, total in sums.items()}
         facts = stage.facts_weight * (parts["words"] + 0.3 * parts["measures"] + parts["places"])
         return {"loss": facts + parts["answers"] if "packs" in batch else facts, **parts}
+
+    def looking(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of what lies inside patches of frames uint8 [B, T, S, S, 3], a tubelet each."""
+        with torch.no_grad():
+            patches = self.model.encoder.encoder.embeddings(normalise(batch["frames"]))  # [B, y*x, D]
+        found = self.model.bridge.look(patches)
+        return {"loss": self.heads.shapes_loss(found, batch) / max(batch["counts"]["shapes"], 1)}
 
     def answers(self, batch: Batch, video: Tensor) -> Tensor:
         """Sum of the cross-entropy of the answers' tokens."""
@@ -159,7 +174,8 @@ class Draw:
     """The batch of a step as all ranks draw it alike: a function of seed and step, so that resuming needs no position.
 
     asked: clips that are asked questions, as rows of the split, and those questions; told: which of them are told what
-    is true; extra: clips for words and heads alone. counts: what the parts of the loss are divided by.
+    is true; extra: clips for words and heads alone. counts: what the parts of the loss are divided by. moves: what is
+    done to the frames, where these are looked at themselves.
     """
 
     asked: NDArray[np.int64]
@@ -167,6 +183,7 @@ class Draw:
     told: NDArray[np.bool_]
     extra: NDArray[np.int64]
     counts: dict[str, float]
+    moves: Moves | None
 
 
 def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> Draw:
@@ -175,7 +192,8 @@ def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> 
     What was set aside is drawn as well and then left out, so that all others are drawn as they would be beside it.
     """
     rng = np.random.default_rng([seed, step])
-    asked = split.draw(rng, split.asked_about if stage.questions else split.known, stage.batch)
+    clips = split.asked_about if stage.questions else split.shaped if stage.look else split.known
+    asked = split.draw(rng, clips, stage.batch)
     extra = split.draw(rng, split.known, stage.extra)
     told = rng.random(len(asked)) < stage.told
     questions = [draw_questions(rng, split.questions[row], stage.questions) for row in asked]
@@ -183,8 +201,11 @@ def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> 
         kept = [place for place, rows in enumerate(questions) if rows]
         asked, told, questions = asked[kept], told[kept], [questions[place] for place in kept]
     tokens = sum(len(prompts.parts(one["question"], one["answer"])[2]) for rows in questions for one in rows)
-    facts = fact_counts(split.targets.batch(np.concatenate([asked, extra])))
-    return Draw(asked, questions, told, extra, facts | {"answers": float(tokens)})
+    targets = split.targets.batch(np.concatenate([asked, extra]))
+    moves = Moves.draw(rng, len(asked)) if stage.look else None
+    if moves is not None:
+        targets["places"] = moves.places(targets["places"])
+    return Draw(asked, questions, told, extra, fact_counts(targets) | {"answers": float(tokens)}, moves)
 
 
 def shares(rank: int, ranks: int, accumulate: int) -> list[slice]:
@@ -209,6 +230,16 @@ def batch_of(drawn: Draw, mine: slice, split: Split, prompts: Prompts, imaginati
     return batch
 
 
+def looked_at(drawn: Draw, mine: slice, split: Split, size: int, tubelet: int) -> Batch:
+    """The last frames of every so many clips of a drawn batch, moved."""
+    assert drawn.moves is not None
+    rows, moves = drawn.asked[mine], drawn.moves.part(mine)
+    frames = torch.stack([resize(torch.from_numpy(split.frames(row, tubelet).copy()), size) for row in rows])
+    targets = split.targets.batch(rows)
+    targets["places"] = moves.places(targets["places"])
+    return {"frames": moves.frames(frames), "counts": drawn.counts, **targets}
+
+
 def in_rows(each: list[Pack]) -> tuple[list[Pack], list[int]]:
     """Packs of clips joined to rows of about the same length, and which clips these are, row by row."""
     shared = level([len(one.ids) for one in each], -(-len(each) // TOGETHER))
@@ -229,8 +260,10 @@ def trained(trainee: Trainee, stage: str) -> dict[str, list[nn.Parameter]]:
     """The parameters that a stage changes, by part; all others are frozen."""
     bridge = trainee.model.bridge
     out = [*bridge.out.parameters(), *bridge.out_norm.parameters(), bridge.slots.names]
-    known = {id(p) for p in out}
+    magnifier = [*bridge.magnifier.parameters()] if bridge.config.magnify else []
+    known = {id(p) for p in (*out, *magnifier)}
     parts = {
+        "magnifier": magnifier,
         "bridge": [p for p in bridge.parameters() if id(p) not in known],
         "out": out,
         "heads": list(trainee.heads.parameters()),
@@ -356,6 +389,9 @@ class Run:
         if len(drawn.asked) < self.accelerator.num_processes * self.recipe.accumulate:
             return drawn, []
         mine = shares(self.accelerator.process_index, self.accelerator.num_processes, self.recipe.accumulate)
+        if stage.look:
+            vision = self.trainee.model.config.vision_config
+            return drawn, [looked_at(drawn, part, self.train, vision.crop_size, vision.tubelet_size) for part in mine]
         return drawn, [batch_of(drawn, part, self.train, prompts, imagination) for part in mine]
 
     def _step(
@@ -428,7 +464,8 @@ class Run:
         """Validation, by every rank: the language model of a sharded trainee needs them all."""
         self.trainee.eval()
         with opened(self.trainee):
-            seen = check_words(self.trainee.model, self.val)
+            check = partial(check_shapes, self.trainee.heads) if stage.look else check_words
+            seen = check(self.trainee.model, self.val)
             if stage.questions:
                 seen |= check_answers(Foretell(self.trainee.model, self.processor), self.val)
         self.trainee.train()
@@ -621,7 +658,8 @@ def run(
         trainee.to(accelerator.device)
     peak = accelerator.num_processes * gemm_peak(train_dtype(), accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator, peak, track)
-    for name in teachable(recipe, stages or tuple(recipe.stages), train):
+    wanted = with_magnifier(stages or tuple(recipe.stages), recipe, trainee)
+    for name in teachable(recipe, wanted, train):
         job.stage(name)
     weights = weights_of(trainee, "tune")
     if accelerator.is_main_process:
@@ -657,6 +695,18 @@ def teachable(recipe: FitRecipe, stages: tuple[str, ...], split: Split) -> tuple
     if left := [name for name in stages if name not in kept]:
         print(f"no set tells facts as worlds do, so left out: {', '.join(left)}; --init goes on from a bridge that "
               "was warmed up", file=sys.stderr)  # fmt: skip
+    return kept
+
+
+def with_magnifier(stages: tuple[str, ...], recipe: FitRecipe, trainee: Trainee) -> tuple[str, ...]:
+    """The stages without that of a magnifier, where the bridge has none."""
+    if trainee.model.bridge.config.magnify:
+        return stages
+    kept = tuple(name for name in stages if not recipe.stages[name].look)
+    if recipe.magnify and len(kept) < len(stages):
+        read = ", ".join(map(str, trainee.model.config.taps))
+        print(f"layers {read} of the encoder are read, not its patches (layer 0), so nothing looks into these; "
+              f"--set taps=0,{read.replace(' ', '')} reads them too", file=sys.stderr)  # fmt: skip
     return kept
 
 

@@ -32,7 +32,7 @@ from ..perception.encoder import VJEPA2World
 from ..reasoner.llm import four_bit, keep_trainable
 from ..reasoner.processing import collate, pack
 from .facts import MEASURES
-from .fit import TOGETHER, Batch, Trainee, assemble, check_shares, gradients, in_rows, shares, trained
+from .fit import TOGETHER, Batch, Trainee, assemble, check_shares, gradients, in_rows, shares, trained, with_magnifier
 from .flops import Operations, watching
 from .recipes import FitRecipe, Stage
 from .shapes import encoder_shape, language_shape
@@ -128,7 +128,8 @@ def plan(
     if sharding not in SHARDED:
         raise ValueError(f"no sharding {sharding!r}; there are: {', '.join(SHARDED)}")
     where, trainee = CLUSTERS[cluster], blueprint(recipe, dtype)
-    stages = {name: plan_stage(trainee, name, recipe, where, sharding, dtype) for name in recipe.stages}
+    names = with_magnifier(tuple(recipe.stages), recipe, trainee)
+    stages = {name: plan_stage(trainee, name, recipe, where, sharding, dtype) for name in names}
     return Plan(where, sharding, parameters(trainee), watching(trainee.model.encoder), stages)
 
 
@@ -182,20 +183,24 @@ def stand_ins(trainee: Trainee, recipe: FitRecipe, stage: Stage, ranks: int, dev
     """The parts of the first rank's batch."""
     parts = shares(0, ranks, recipe.accumulate)
     counts = [[len(range(clips)[part]) for clips in (stage.batch, stage.extra)] for part in parts]
-    return [stand_in(trainee, recipe, stage.questions, asked, extra, device) for asked, extra in counts]
+    return [stand_in(trainee, recipe, stage, asked, extra, device) for asked, extra in counts]
 
 
-def stand_in(trainee: Trainee, recipe: FitRecipe, questions: int, asked: int, extra: int, device: str) -> Batch:
+def stand_in(trainee: Trainee, recipe: FitRecipe, stage: Stage, asked: int, extra: int, device: str) -> Batch:
     """A batch as `fit.batch_of` makes it, of ones: its questions all have the same lengths."""
-    bridge, clips = trainee.model.config.bridge_config, asked + extra
+    bridge, clips, questions = trainee.model.config.bridge_config, asked + extra, stage.questions
     batch: Batch = {
         "features": torch.ones(clips, math.prod(bridge.grid), bridge.feature_width, device=device),
         "imagined": None,
-        "counts": dict.fromkeys(("words", "measures", "places", "answers"), 1.0),
+        "counts": dict.fromkeys(("words", "measures", "places", "shapes", "answers"), 1.0),
         "words": torch.zeros(clips, len(bridge.slots), dtype=torch.int64, device=device),
         "classes": torch.zeros(clips, len(MEASURES), dtype=torch.int64, device=device),
         "places": torch.ones(clips, len(COLOURS), trainee.heads.places.out_features, device=device),
     }
+    if stage.look:
+        vision = trainee.model.config.vision_config
+        size, tubelet = vision.crop_size, vision.tubelet_size
+        return batch | {"frames": torch.zeros(clips, tubelet, size, size, 3, dtype=torch.uint8, device=device)}
     if recipe.imagined_tokens:
         shape = (clips, math.prod(bridge.imagined_grid), bridge.imagined_width)
         batch["imagined"] = torch.ones(shape, device=device)

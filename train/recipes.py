@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 TRAINABLE: dict[str, tuple[str, ...]] = {
+    "look": ("magnifier", "heads"),
     "warm": ("bridge", "heads"),
     "align": ("out",),
     "tune": ("bridge", "out", "heads", "lora"),
 }
 """Which parts a stage changes ("out": the bridge's MLP into the language model's space and its slots' names, "bridge":
-all before it).
+all before it but the magnifier, which looks into patches).
 
 The encoder is in none of them: it stays frozen. Align leaves the warm bridge alone: the first gradients through an
 untrained MLP would undo it (LOG.md).
@@ -23,7 +24,9 @@ class Stage:
 
     facts_weight: how much the slots' words and the direct heads count beside the language model's loss; questions: at
     most so many a clip; extra: so many clips more a step, for words and heads alone; told: the share of clips whose
-    slots say what is true instead of what the bridge sees, so that reading is learned apart from seeing.
+    slots say what is true instead of what the bridge sees, so that reading is learned apart from seeing; look: learn
+    from objects' shapes alone, each told by the patch that it lies in, of clips with more than boxes, their last frames
+    moved and lit in another way each time (moves.Moves).
     """
 
     steps: int
@@ -37,6 +40,7 @@ class Stage:
     questions: int = 0
     extra: int = 0
     told: float = 0.0
+    look: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,13 @@ class FitRecipe:
     encoder, llm: folder or hub id ("": the embedded ones); rate, frames: how many a second, and how many at all, the
     encoder is shown (0: what its folder says, and one window of it); taps: which of its layers are read (none: what its
     folder says); four_bit: the language model's frozen weights in NF4 (QLoRA, Dettmers et al. 2023).
-    sharp_tubelets, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with the
-    slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled by alpha / sqrt(rank), for
-    high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu et al. 2024). mirror: learn
-    from every clip's mirror image in another light too. accumulate: in how many parts, one after the other, a rank
-    computes its share of a batch; checkpointing: keep only what enters each layer of the language model, and compute
-    the rest again in backward (Chen et al. 2016), up to half as many operations more. Like the number of ranks, both
-    change what fits in memory, and nothing that is learned.
+    sharp_tubelets, magnify, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with
+    the slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled by alpha / sqrt(rank),
+    for high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu et al. 2024). mirror:
+    learn from every clip's mirror image in another light too. accumulate: in how many parts, one after the other, a
+    rank computes its share of a batch; checkpointing: keep only what enters each layer of the language model, and
+    compute the rest again in backward (Chen et al. 2016), up to half as many operations more. Like the number of ranks,
+    both change what fits in memory, and nothing that is learned.
     """
 
     stages: dict[str, Stage] = field(
@@ -80,6 +84,7 @@ class FitRecipe:
     llm: str = ""
     four_bit: bool = False
     sharp_tubelets: int = 2
+    magnify: int = 0
     width: int = 192
     depth: int = 2
     heads: int = 6
@@ -108,7 +113,8 @@ class FitRecipe:
 def nano() -> FitRecipe:
     """The embedded model's bridge and LoRA. Tuning reads its 6 clips in three rows: one after the other they take half
     the memory of all at once, for a twentieth more time."""
-    return FitRecipe(accumulate=3)
+    look = Stage(steps=7000, batch=96, lr=2e-3, warmup=200, look=True)
+    return FitRecipe({"look": look, **FitRecipe().stages}, accumulate=3, magnify=4)
 
 
 def nano_no_imagination() -> FitRecipe:
@@ -124,12 +130,13 @@ def nano_rivals() -> FitRecipe:
         "align": Stage(steps=1, batch=8, lr=0.0, questions=6),
         "tune": replace(nano().stages["tune"], steps=200, batch=5, lora_lr=4e-4),
     }
-    return replace(nano(), stages=stages, taps=(2, 4, 6), mirror=False)
+    return replace(nano(), stages=stages, taps=(2, 4, 6), magnify=0, mirror=False)
 
 
 def tiny() -> FitRecipe:
     """A run of seconds for tests."""
     stages = {
+        "look": Stage(steps=2, batch=4, lr=1e-3, warmup=1, look=True),
         "warm": Stage(steps=4, batch=4, lr=1e-3, warmup=1, facts_weight=1.0),
         "align": Stage(steps=2, batch=2, lr=0.0, out_lr=1e-3, warmup=1, questions=3),
         "tune": Stage(
@@ -146,8 +153,9 @@ def tiny() -> FitRecipe:
         ),
     }
     return FitRecipe(
-        stages, width=32, depth=1, heads=2, lora_rank=2, lora_alpha=4, log_every=1, check_every=2, save_every=2
-    )
+        stages, magnify=4, width=32, depth=1, heads=2, lora_rank=2, lora_alpha=4, log_every=1, check_every=2,
+        save_every=2,
+    )  # fmt: skip
 
 
 def large() -> FitRecipe:
@@ -160,7 +168,7 @@ def large() -> FitRecipe:
     }
     return replace(
         nano(), stages=stages, encoder="facebook/vjepa2-vitl-fpc64-256", rate=4.0, width=768, depth=4, heads=12,
-        cells=(1, 4, 4), imagined_tokens=8, accumulate=1, checkpointing=True,
+        cells=(1, 4, 4), imagined_tokens=8, magnify=0, accumulate=1, checkpointing=True,
     )  # fmt: skip
 
 
