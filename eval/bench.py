@@ -391,7 +391,8 @@ def run(
 ) -> dict[str, Any]:
     """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
 
-    Both are written after every run, with what is known by then and the names of runs that are "missing".
+    Both are written after every run, with what is known by then and the names of what is "missing". The strongest
+    probes of a kind begin once both of its sides have run: they take longer than the first ratio.
 
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
     figures are about; runs: everything that a stopped benchmark goes on from. A run that the alarm stops is told under
@@ -411,24 +412,34 @@ def run(
     rates = tuned(plan, frames, runs, chosen_by, tell)
     main, axis = main_jobs(plan, rates["chosen"]), axis_jobs(plan, rates["chosen"])
     found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
-    found |= {"missing": [job.name for job in (*main, *axis)], "stopped": {}, "data_axis": []}
+    strongest = {kind: f"{FINAL[0]} probes of {kind}" for kind in SIDES}
+    missing = [*(job.name for job in (*main, *axis)), *strongest.values()]
+    found |= {"missing": missing, "stopped": {}, "data_axis": []}
     curves: Curves = {}
+
+    def keep() -> None:
+        write(out, json.dumps(rounded(found), indent=1) + "\n")
+        plot(found, out.with_suffix(".png"))
+
     for number, job in enumerate((*main, *axis)):
         tell(job.name, number, len(main) + len(axis))
         try:
             if number < len(main):
                 for (variable, probe), curve in followed(job, frames, runs, judged_by).items():
                     curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
-                found[job.kind] = settled(job.kind, curves, judged_by)
+                found[job.kind] = found.get(job.kind, {}) | settled(job.kind, curves, judged_by)
+                if {side for side, *_ in curves} >= set(SIDES[job.kind]):
+                    keep()
+                    found[job.kind] |= finals(job.kind, judged_by)
+                    missing[:] = [name for name in missing if name != strongest[job.kind]]
             else:
                 found["data_axis"] += axis_rows(job, frames, runs, judged_by)
         except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others
             if job.recipe.objective in (side for pair in SIDES.values() for side in pair):
                 raise
             found["stopped"][job.name] = str(error)
-        found["missing"].remove(job.name)
-        write(out, json.dumps(rounded(found), indent=1) + "\n")
-        plot(found, out.with_suffix(".png"))
+        missing.remove(job.name)
+        keep()
     return found
 
 
@@ -479,15 +490,9 @@ def followed(job: Job, frames: Path, runs: Path, referee: Referee) -> dict[tuple
 
 
 def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
-    """What the benchmark says of one kind so far: ratios, curves, final probes and controls."""
-    jepa, rival = SIDES[kind]
-    encoder, answers = referee.plan.encoders[kind], referee.answers(kind)
-
-    def fresh() -> World:
-        learner = build(replace(referee.plan.base, objective=jepa, encoder=encoder), None)
-        return live_encoder(random_init(VJEPA2World(learner.teacher, rate=referee.plan.base.rate)))
-
-    base = referee.ask(f"{RANDOM} ({kind})", kind, fresh, ALONG)
+    """What the probes along the runs of one kind say so far: ratios and curves."""
+    (jepa, rival), answers = SIDES[kind], referee.answers(kind)
+    base = referee.ask(f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), ALONG)
     raced = [
         ratios(curves[jepa, variable, probe], curves[rival, variable, probe], told, answers[variable])
         for (variable, probe), told in base.items()
@@ -499,8 +504,13 @@ def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
             {"probe": probe, **referee.judge(kind, variable, told)} for (variable, probe), told in base.items()
         ],
         "curves": curve_rows(kind, curves, answers),
-        **finals(kind, fresh, referee),
     }
+
+
+def untrained(kind: Kind, plan: Plan) -> World:
+    """JEPA's encoder before its first step."""
+    learner = build(replace(plan.base, objective=SIDES[kind][0], encoder=plan.encoders[kind]), None)
+    return live_encoder(random_init(VJEPA2World(learner.teacher, rate=plan.base.rate)))
 
 
 def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> list[Row]:
@@ -528,13 +538,13 @@ def controls_of(kind: Kind) -> dict[str, tuple[Callable[[World], See], Callable[
     return {name: how for name, how in CONTROLS.items() if kind == "videos" or name != SHUFFLED}
 
 
-def finals(kind: Kind, fresh: Callable[[], World], referee: Referee) -> dict[str, Any]:
+def finals(kind: Kind, referee: Referee) -> dict[str, Any]:
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
     jepa, runs = SIDES[kind][0], referee.cells[True].path.parent
     objectives = [*SIDES[kind], *(other for other in referee.plan.others if kind_of(other) == kind)]
     folders = {objective: runs / f"{objective}-0" / "encoder" for objective in objectives}
     ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}
-    told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, fresh, FINAL)}
+    told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), FINAL)}
     told |= {name: referee.ask(f"{name}-0 end", kind, end, FINAL) for name, end in ends.items()}
     if jepa in ends:
         for name, (see, test) in controls_of(kind).items():

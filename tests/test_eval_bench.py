@@ -172,6 +172,9 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         asked_for.append(name)
         if len(asked_for) == 40:
             raise KeyboardInterrupt
+        if given[0] in bench.FINAL:
+            (kind,) = (kind for kind, variables in bench.VARIABLES.items() if name in variables)
+            assert "flops_ratio" in json.loads(out.read_text())[kind], "the ratio waits for the strongest probes"
         return tell(self, name, *given)
 
     def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
@@ -197,6 +200,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         assert features >= {jepa, rival, f"{rival}_published", bench.RANDOM, *bench.controls_of(kind)}
         assert f"{rival}_published" in {row["objective"] for row in found[kind]["curves"]}
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
+    assert found["missing"] == []
     assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "tune-vjepa-0.002" in found["tuning"]["stopped"]
     assert found["stopped"] == {"lejepa-0": "lejepa-0 was stopped"}
     assert begun == ["tune-vjepa-0.002", "lejepa-0"], "a run that the alarm stopped was begun again"
