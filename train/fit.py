@@ -1,4 +1,4 @@
-"""Bridge and LoRA training on cached frozen features: warm-up on direct heads, align, tune; resumable, one loop.
+"""Bridge and LoRA training on cached frozen features: a look into patches, warm-up on direct heads, align, tune; resumable.
 
 encoder -> feature cache -> bridge -> language model -> report
 """
