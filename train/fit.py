@@ -1,4 +1,4 @@
-"""Bridge and LoRA training on cached frozen features: a look into patches, warm-up on direct heads, align, tune; resumable.
+"""Bridge and LoRA training on cached frozen features: look into patches, warm up on facts, align, tune; resumable.
 
 encoder -> feature cache -> bridge -> language model -> report
 """
