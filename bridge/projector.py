@@ -105,6 +105,8 @@ class Magnifier(nn.Module):
 
     def __init__(self, channels: int, grid: tuple[int, ...], factor: int, inner: int, width: int) -> None:
         super().__init__()
+        if factor < 2 or factor % 2:
+            raise ValueError(f"magnify {factor}: a patch is opened into 2, 4, ... cells a side (0: no magnifier)")
         self.grid, self.factor = grid[1:], factor
         self.open = nn.Linear(channels, inner * factor**2)
         wide = 2 * inner

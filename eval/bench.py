@@ -431,7 +431,8 @@ def run(
                 if {side for side, *_ in curves} >= set(SIDES[job.kind]):
                     keep()
                     found[job.kind] |= finals(job.kind, judged_by)
-                    missing[:] = [name for name in missing if name != strongest[job.kind]]
+                    if strongest[job.kind] in missing:
+                        missing.remove(strongest[job.kind])
             else:
                 found["data_axis"] += axis_rows(job, frames, runs, judged_by)
         except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others

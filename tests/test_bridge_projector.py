@@ -105,6 +105,11 @@ def test_a_magnifier_looks_at_what_lies_next_to_a_token_and_not_far_from_it() ->
     assert (moved[3] < 1e-6).all() and (moved[:, 3] < 1e-6).all()
 
 
+def test_a_patch_is_opened_into_an_even_number_of_cells() -> None:
+    with pytest.raises(ValueError, match=r"magnify 3: a patch is opened into 2, 4, ... cells a side"):
+        small(magnify=3)
+
+
 def test_averaging_keeps_axes_of_one_cell() -> None:
     assert average(torch.ones(2, 6, 3), (2, 1, 3)).shape == (2, 2, 3)
 

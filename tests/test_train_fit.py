@@ -21,6 +21,7 @@ from foretell.train import fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
 from foretell.train.facts import (
     MISSING,
+    SHAPE_SLOTS,
     SLOTS,
     WORDS,
     FactHeads,
@@ -121,6 +122,15 @@ def test_where_patches_are_not_read_there_is_nothing_to_look_into(lab: Path, cap
     train(lab, lab / "deep", replace(tiny(), stages=stages, taps=(2, 3)), ("look", "warm"))
     assert not (lab / "deep" / "look").exists() and (lab / "deep" / "warm").is_dir()
     assert "layers 2, 3 of the encoder are read, not its patches" in capfd.readouterr().err
+
+
+def test_boxes_alone_teach_nobody_to_look(lab: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    split = Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
+    assert fit.teachable(tiny(), ("look", "warm"), split) == ("look", "warm")
+    split.targets.words[:, SHAPE_SLOTS] = WORDS.index(" box")
+    boxes = replace(split)  # what is derived from targets is derived again
+    assert fit.teachable(tiny(), ("look", "warm"), boxes) == ("warm",)
+    assert "no set shows other shapes than boxes, so left out: look" in capfd.readouterr().err
 
 
 def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -690,11 +690,14 @@ def open_set(
 
 
 def teachable(recipe: FitRecipe, stages: tuple[str, ...], split: Split) -> tuple[str, ...]:
-    """The stages that this data can teach: those without questions learn from a world's facts alone."""
-    kept = tuple(name for name in stages if len(split.known) or recipe.stages[name].questions)
+    """The stages that this data can teach: those without questions learn from a world's facts alone, and looking into
+    patches from worlds with more than boxes."""
+    facts = {True: split.shaped, False: split.known}
+    kept = tuple(name for name in stages if recipe.stages[name].questions or len(facts[recipe.stages[name].look]))
     if left := [name for name in stages if name not in kept]:
-        print(f"no set tells facts as worlds do, so left out: {', '.join(left)}; --init goes on from a bridge that "
-              "was warmed up", file=sys.stderr)  # fmt: skip
+        lacking = "tells facts as worlds do" if not len(split.known) else "shows other shapes than boxes"
+        print(f"no set {lacking}, so left out: {', '.join(left)}; --init goes on from a bridge that was taught them",
+              file=sys.stderr)  # fmt: skip
     return kept
 
 

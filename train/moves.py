@@ -29,7 +29,7 @@ class Moves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, count: int) -> Moves:
-        """A third larger or smaller, up to a seventh of the picture to the side, half of them mirrored."""
+        """Up to 1.28 times larger or smaller and .15 pictures to every side, half of them mirrored."""
         zoom, side = np.exp(rng.uniform(-0.25, 0.25, count)), rng.choice([-1.0, 1.0], count)
         shift = rng.uniform(-0.3, 0.3, (count, 2))
         gain = np.exp(rng.uniform(-0.25, 0.25, (count, 1)) + rng.uniform(-0.08, 0.08, (count, 3)))
