@@ -391,7 +391,7 @@ def run(
 ) -> dict[str, Any]:
     """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
 
-    Both are written after every run, with what is known by then and the names of what is "missing". The strongest
+    They are written after every run, with what is known by then and the names of what is "missing". The strongest
     probes of a kind begin once both of its sides have run: they take longer than the first ratio.
 
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
@@ -419,7 +419,6 @@ def run(
 
     def keep() -> None:
         write(out, json.dumps(rounded(found), indent=1) + "\n")
-        plot(found, out.with_suffix(".png"))
 
     for number, job in enumerate((*main, *axis)):
         tell(job.name, number, len(main) + len(axis))
@@ -428,10 +427,12 @@ def run(
                 for (variable, probe), curve in followed(job, frames, runs, judged_by).items():
                     curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
                 found[job.kind] = found.get(job.kind, {}) | settled(job.kind, curves, judged_by)
+                plot(found, out.with_suffix(".png"))
                 if {side for side, *_ in curves} >= set(SIDES[job.kind]):
-                    keep()
+                    if first := strongest[job.kind] in missing:
+                        keep()
                     found[job.kind] |= finals(job.kind, judged_by)
-                    if strongest[job.kind] in missing:
+                    if first:
                         missing.remove(strongest[job.kind])
             else:
                 found["data_axis"] += axis_rows(job, frames, runs, judged_by)
