@@ -231,7 +231,7 @@ def build_features(
     encoder: Encoder = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The cache; left out: DATA/features.")] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Also of each clip's mirror image, for recipes that learn from it.")
+        bool, typer.Option("--mirror", help="Also of each clip's moved mirror image, for recipes that learn from it.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -52,7 +52,7 @@ def encoder_digest(encoder: VJEPA2World) -> str:
 
 def feature_key(video: str, until: float | None, encoder: str, mirrored: bool = False) -> str:
     """The key of one clip: digest of the video's bytes, seconds shown (None: all), digest of the encoder."""
-    transform = f"{TRANSFORM}-mirrored-relit" if mirrored else TRANSFORM
+    transform = f"{TRANSFORM}-mirrored-moved-relit" if mirrored else TRANSFORM
     return hashlib.sha256(json.dumps([video, until, encoder, transform]).encode()).hexdigest()[:32]
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import av
 import numpy as np
+import torch
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from torch import nn
@@ -21,6 +22,7 @@ from ..perception.encoder import VJEPA2World, World
 from ..perception.video import OVERSAMPLE, VideoError, frame_grid, read_clip
 from .facts import MISSING, Targets, shapes_here
 from .learner import train_device, train_dtype
+from .moves import Moves
 from .pairs import Excerpt, Quarantine, by_excerpt, progress, read_samples, readable, with_faults
 from .worlds.questions import family
 
@@ -44,8 +46,8 @@ class Packed:
     """A worlds folder decoded once.
 
     frames: memory-mapped uint8 [N, F, S, S, 3]; times: seconds [F]; clips: the rows of clips.jsonl. index: video path
-    as in the questions -> row; digests: sha256 of each video file. mirrored: seen in a mirror and in another light,
-    left and right exchanged in frames, states and answers.
+    as in the questions -> row; digests: sha256 of each video file. mirrored: how a mirror shows each clip, moved and in
+    another light; left and right are exchanged in frames, states and answers.
     """
 
     root: Path
@@ -54,18 +56,21 @@ class Packed:
     times: NDArray[np.float64]
     index: dict[str, int]
     digests: list[str]
-    mirrored: bool = False
+    mirrored: Moves | None = None
 
     def shown(self, row: int, until: float | None, rate: float, count: int, last: int = 0) -> NDArray[np.uint8]:
         """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown); or the last of them."""
         frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)[-last:]]
-        if not self.mirrored:
+        if self.mirrored is None:
             return frames
-        return relit(frames[:, :, ::-1], np.random.default_rng([self.clips[row]["seed"], 103]))
+        moved = self.mirrored.part(slice(row, row + 1)).frames(torch.from_numpy(frames)[None])[0].numpy()
+        return relit(moved, np.random.default_rng([self.clips[row]["seed"], 103]))
 
     def mirror(self) -> "Packed":
-        """The same worlds in a mirror and in another light: as many clips again for the bridge to learn from."""
-        return replace(self, clips=[mirrored_clip(clip) for clip in self.clips], mirrored=True)
+        """The same worlds in a mirror, moved and in another light: as many clips again for the bridge to learn from."""
+        moves = [mirror_of(clip) for clip in self.clips]
+        clips = [mirrored_clip(clip, how) for clip, how in zip(self.clips, moves, strict=True)]
+        return replace(self, clips=clips, mirrored=Moves.join(moves))
 
     def views(self, mirror: bool) -> list["Packed"]:
         """The worlds as they are, and in a mirror where that is wanted."""
@@ -73,26 +78,34 @@ class Packed:
 
 
 def relit(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A clip [F, H, W, 3] with other contrast, brightness, tint and noise: its colours keep their names."""
-    contrast = 1 + 0.15 * rng.uniform(-1, 1)
-    light = 1 + 0.15 * rng.uniform(-1, 1) + 0.06 * rng.uniform(-1, 1, 3)  # [3]
-    pixels = rng.standard_normal(frames.shape, dtype=np.float32) * np.float32(6 * rng.random())
-    pixels += frames * (contrast * light).astype(np.float32) + ((1 - contrast) * 127.5 * light).astype(np.float32)
+    """A clip [F, H, W, 3] with other contrast, saturation and noise: its colours keep their names."""
+    contrast, saturation = np.exp(rng.uniform((-0.5, -0.6), (0.3, 0.4))).astype(np.float32)
+    grey = frames.mean(-1, keepdims=True, dtype=np.float32)
+    pixels = rng.standard_normal(frames.shape, dtype=np.float32) * np.float32(14 * rng.random() ** 2)
+    pixels += ((frames - grey) * saturation + grey - 127.5) * contrast + 127.5
     return pixels.clip(0, 255).round().astype(np.uint8)
 
 
 SIDES = {"left": "right", "right": "left"}
 
 
-def mirrored_clip(clip: Row) -> Row:
+def mirror_of(clip: Row) -> Moves:
+    """How a mirror shows a clip: moved, but with all that was in the picture when it was last seen."""
+    seen = torch.tensor(clip["states"][round(clip["until"] * clip["fps"])])[:, 7:]  # [n, 2]
+    return Moves.mirror(np.random.default_rng([clip["seed"], 104]), seen)
+
+
+def mirrored_clip(clip: Row, moves: Moves) -> Row:
     """A clips.jsonl row as a mirror shows it: what it says of the image's left and right, and of places in it.
 
     Poses in metres stay: a mirror of the world itself would need other rotations, and nothing that is learned from
     depends on them but distances.
     """
     direction = {"direction": SIDES[clip["facts"]["direction"]]} if "direction" in clip["facts"] else {}
-    states = [[[*pose, round(1 - u, 4), v] for *pose, u, v in frame] for frame in clip["states"]]
-    return {**clip, "facts": clip["facts"] | direction, "states": states}
+    states = torch.tensor(clip["states"], dtype=torch.float64)  # [F, n, 9]
+    there = moves.places(states[..., 7:].flatten(0, 1)[None])[0].unflatten(0, states.shape[:2])
+    moved = torch.cat([states[..., :7], there.double().round(decimals=4)], dim=-1)
+    return {**clip, "facts": clip["facts"] | direction, "states": moved.tolist()}
 
 
 def mirrored_question(row: Row) -> Row:
@@ -162,7 +175,8 @@ def cache_features(
     name = encoder_digest(encoder)
     untils = [clip["until"] for clip in packed.clips]
     keys = [
-        feature_key(digest, until, name, packed.mirrored) for digest, until in zip(packed.digests, untils, strict=True)
+        feature_key(digest, until, name, packed.mirrored is not None)
+        for digest, until in zip(packed.digests, untils, strict=True)
     ]
     cache = build(
         folder,
@@ -219,7 +233,9 @@ def questions_by_clip(packed: Packed) -> list[list[Row]]:
     for question in read_rows(packed.root / "questions.jsonl"):
         if question["video"] not in packed.index:
             raise ValueError(f"question {question['id']} names {question['video']}, which clips.jsonl does not")
-        grouped[packed.index[question["video"]]].append(mirrored_question(question) if packed.mirrored else question)
+        grouped[packed.index[question["video"]]].append(
+            mirrored_question(question) if packed.mirrored is not None else question
+        )
     return [grouped[row] for row in range(len(packed.clips))]
 
 

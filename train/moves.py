@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Floats = NDArray[np.float32]
+EDGE = 0.06
+"""What lies nearer to the edge, in pictures, is half cut off."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,29 @@ class Moves:
     lift: Floats
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, count: int) -> Moves:
-        """Up to 1.28 times larger or smaller and .15 pictures to every side, half of them mirrored."""
-        zoom, side = np.exp(rng.uniform(-0.25, 0.25, count)), rng.choice([-1.0, 1.0], count)
+    def draw(cls, rng: np.random.Generator, count: int, sides: Sequence[float] = (-1.0, 1.0)) -> Moves:
+        """Up to 1.28 times larger or smaller and .15 pictures to every side; sides: below 0 for mirrored."""
+        zoom, side = np.exp(rng.uniform(-0.25, 0.25, count)), rng.choice(sides, count)
         shift = rng.uniform(-0.3, 0.3, (count, 2))
         gain = np.exp(rng.uniform(-0.25, 0.25, (count, 1)) + rng.uniform(-0.08, 0.08, (count, 3)))
         parts = np.stack([side / zoom, 1 / zoom], axis=1), shift, gain, rng.uniform(-15, 15, count)
         return cls(*(part.astype(np.float32) for part in parts))
+
+    @classmethod
+    def mirror(cls, rng: np.random.Generator, places: Tensor, tries: int = 16) -> Moves:
+        """One that mirrors a clip and keeps these places [K, 2] off the edge if they were in the picture; where none of
+        `tries` draws can, the one that keeps most."""
+        drawn = cls.draw(rng, tries, sides=(-1.0,))
+        outside = ((places < 0) | (places >= 1)).any(-1)  # [K]
+        there = drawn.places(places.expand(tries, -1, -1))
+        kept = ((there > EDGE) & (there < 1 - EDGE)).all(-1) | outside  # [tries, K]
+        best = int(np.argmax(kept.sum(-1).numpy()))
+        return drawn.part(slice(best, best + 1))
+
+    @classmethod
+    def join(cls, parts: Sequence[Moves]) -> Moves:
+        """Of several sets of clips, one after the other."""
+        return cls(*(np.concatenate([getattr(one, name.name) for one in parts]) for name in fields(cls)))
 
     def part(self, mine: slice) -> Moves:
         """Those of some of the clips."""

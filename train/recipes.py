@@ -53,10 +53,10 @@ class FitRecipe:
     sharp_tubelets, magnify, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with
     the slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled by alpha / sqrt(rank),
     for high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu et al. 2024). mirror:
-    learn from every clip's mirror image in another light too. accumulate: in how many parts, one after the other, a
-    rank computes its share of a batch; checkpointing: keep only what enters each layer of the language model, and
-    compute the rest again in backward (Chen et al. 2016), up to half as many operations more. Like the number of ranks,
-    both change what fits in memory, and nothing that is learned.
+    learn from every clip's mirror image, moved and in another light, too. accumulate: in how many parts, one after the
+    other, a rank computes its share of a batch; checkpointing: keep only what enters each layer of the language model,
+    and compute the rest again in backward (Chen et al. 2016), up to half as many operations more. Like the number of
+    ranks, both change what fits in memory, and nothing that is learned.
     """
 
     stages: dict[str, Stage] = field(
