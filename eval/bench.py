@@ -62,16 +62,16 @@ class Plan:
     """How long a benchmark is.
 
     steps: of V-JEPA and I-JEPA; their rivals take as many operations. points: shares of a run after which it is probed.
-    rates: learning rates that every side may choose from, after tune_share of a run, by ridge probes on validation
-    clips. seeds: of both sides; the other objectives run once. labels, curve_labels: training clips of the 4-block
-    probe, and of those along a run; test_clips: at most so many of each variable of CORE (0: all). axis_clips,
-    axis_encoders: the data axis, of equal steps (axis_steps).
+    rates: learning rates that every side may choose from, by ridge probes on validation clips at the end of a whole run
+    (what is best after a part of one was worst at its end: LOG.md). seeds: of both sides, the run that was chosen among
+    them; the other objectives run once. labels, curve_labels: training clips of the 4-block probe, and of those along a
+    run; test_clips: at most so many of each variable of CORE (0: all). axis_clips, axis_encoders: the data axis, of
+    equal steps (axis_steps).
     """
 
     steps: int = 1000
     points: tuple[float, ...] = (0.25, 0.5, 1.0)
     rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
-    tune_share: float = 0.25
     seeds: int = 3
     others: tuple[str, ...] = OTHERS
     labels: int = 2000
@@ -145,32 +145,36 @@ def kind_of(objective: str) -> Kind:
     return "images" if OBJECTIVES[objective].pictures else "videos"
 
 
+def job_of(plan: Plan, objective: str, rate: float, seed: int = 0, teacher: str = "") -> Job:
+    """A run of this objective, rate and seed, whose encoder is kept at the plan's points."""
+    kind = kind_of(objective)
+    recipe = recipe_of(plan, kind, objective, plan.steps)
+    snapshots = tuple(sorted({max(1, round(share * recipe.steps)) for share in plan.points}))
+    name = f"{objective}-{rate:g}-{seed}"
+    return Job(name, kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots), teacher)
+
+
 def tuning_jobs(plan: Plan) -> list[Job]:
-    """Short runs of all four sides at every learning rate: equal budgets, the same choices."""
-    sides = [(kind, objective) for kind, pair in SIDES.items() for objective in pair]
-    return [
-        Job(f"tune-{objective}-{rate:g}", kind, replace(recipe, lr=rate))
-        for kind, objective in sides
-        for recipe in [recipe_of(plan, kind, objective, max(2, round(plan.steps * plan.tune_share)))]
-        for rate in plan.rates
-    ]
+    """The first run of all four sides at every learning rate: equal budgets, the same choices."""
+    return [job_of(plan, objective, rate) for pair in SIDES.values() for objective in pair for rate in plan.rates]
 
 
 def main_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
     """Runs along which probes are asked; a published model takes its matched version's rate, what else has not been
-    tuned V-JEPA's."""
-    wanted: list[tuple[Kind, str, int]] = [
-        *((kind, side, seed) for kind, pair in SIDES.items() for seed in range(plan.seeds) for side in pair),
-        *((kind_of(other), other, 0) for other in plan.others),
+    tuned V-JEPA's. The first of each side is the tuning run that was chosen."""
+    sides = [
+        job_of(plan, side, rates[side], seed) for pair in SIDES.values() for seed in range(plan.seeds) for side in pair
     ]
-    jobs = []
-    for kind, objective, seed in wanted:
-        recipe = recipe_of(plan, kind, objective, plan.steps)
-        snapshots = tuple(sorted({max(1, round(share * recipe.steps)) for share in plan.points}))
-        rate = rates.get(objective.removesuffix("_published"), rates["vjepa"])
-        teacher = "videomae-0" if objective == "salt" else ""
-        jobs.append(Job(f"{objective}-{seed}", kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots), teacher))
-    return jobs
+    pixels = next(job.name for job in sides if job.recipe.objective == "videomae")
+    return sides + [
+        job_of(
+            plan,
+            other,
+            rates.get(other.removesuffix("_published"), rates["vjepa"]),
+            teacher=pixels if other == "salt" else "",
+        )
+        for other in plan.others
+    ]
 
 
 def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
@@ -431,7 +435,7 @@ def run(
                 if {side for side, *_ in curves} >= set(SIDES[job.kind]):
                     if first := strongest[job.kind] in missing:
                         keep()
-                    found[job.kind] |= finals(job.kind, judged_by)
+                    found[job.kind] |= finals(job.kind, main, judged_by)
                     if first:
                         missing.remove(strongest[job.kind])
             else:
@@ -456,7 +460,7 @@ def cells_of(plan: Plan, final: bool, runs: Path, worlds: Sequence[Path]) -> Cel
 def tuned(
     plan: Plan, frames: Path, runs: Path, referee: Referee, tell: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Every side's learning rate, by the mean of its ridge probes on validation clips after a part of a run.
+    """Every side's learning rate, by the mean of its ridge probes on validation clips at the end of a run.
 
     A rate at which the alarm stops a run is out. Raises Unhealthy where that leaves a side none.
     """
@@ -466,11 +470,11 @@ def tuned(
     for number, job in enumerate(jobs):
         tell(job.name, number, len(jobs))
         try:
-            (point,) = points_of(job, frames, runs)
+            end = points_of(job, frames, runs)[-1]
         except ArithmeticError as error:
             stopped[job.name] = str(error)
             continue
-        told = referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, point.folder), ("ridge",))
+        told = referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, end.folder), ("ridge",))
         answers = referee.answers(job.kind)
         each = [plain_score(answers[variable], values) for (variable, _), values in told.items()]
         scores.setdefault(job.recipe.objective, {})[job.recipe.lr] = float(np.mean(each))
@@ -540,17 +544,17 @@ def controls_of(kind: Kind) -> dict[str, tuple[Callable[[World], See], Callable[
     return {name: how for name, how in CONTROLS.items() if kind == "videos" or name != SHUFFLED}
 
 
-def finals(kind: Kind, referee: Referee) -> dict[str, Any]:
+def finals(kind: Kind, jobs: Sequence[Job], referee: Referee) -> dict[str, Any]:
     """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
     jepa, runs = SIDES[kind][0], referee.cells[True].path.parent
-    objectives = [*SIDES[kind], *(other for other in referee.plan.others if kind_of(other) == kind)]
-    folders = {objective: runs / f"{objective}-0" / "encoder" for objective in objectives}
+    firsts = {job.recipe.objective: job.name for job in jobs if job.kind == kind and job.recipe.seed == 0}
+    folders = {objective: runs / name / "encoder" for objective, name in firsts.items()}
     ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}
     told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), FINAL)}
-    told |= {name: referee.ask(f"{name}-0 end", kind, end, FINAL) for name, end in ends.items()}
+    told |= {name: referee.ask(f"{firsts[name]} end", kind, end, FINAL) for name, end in ends.items()}
     if jepa in ends:
         for name, (see, test) in controls_of(kind).items():
-            told[name] = referee.ask(f"{jepa}-0 {name}", kind, ends[jepa], FINAL, see, test)
+            told[name] = referee.ask(f"{firsts[jepa]} {name}", kind, ends[jepa], FINAL, see, test)
     rows = [
         {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
         for name, one in told.items()

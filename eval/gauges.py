@@ -123,7 +123,7 @@ def said_in(folder: Path) -> Told:
 
 
 def followed(folder: Path, said: Told, answers: Mapping[str, Answers], frames: Clips, cells: Cells) -> list[Point]:
-    """The points of one run of a benchmark: its snapshots that probes were asked about."""
+    """The points of one run of a benchmark: its snapshots that probes were asked about, on test worlds if they were."""
     losses = {row["step"]: row["loss"] for row in readable(folder / "metrics.jsonl")}
     snapshots, recipe = sorted((folder / "snapshots").glob("step-*")), recipe_in(folder)
     points = []
@@ -132,11 +132,10 @@ def followed(folder: Path, said: Told, answers: Mapping[str, Answers], frames: C
         if number == len(snapshots) - 1:
             takers |= {folder.name: "test", f"{folder.name} (validation)": "val"}
         step = int(at.name.removeprefix("step-"))
-        for taker, worlds in takers.items():
-            scores = scored(said, taker, kind_of(recipe.objective), answers.get(worlds))
-            if scores:
-                gauges = compared(measured(at, recipe, frames, cells) | {"loss": losses.get(step, np.nan)})
-                points += [Point(str(folder), step, recipe.objective, *one, gauges) for one in scores.items()]
+        told = (scored(said, one, kind_of(recipe.objective), answers.get(worlds)) for one, worlds in takers.items())
+        if scores := next(filter(None, told), None):
+            gauges = compared(measured(at, recipe, frames, cells) | {"loss": losses.get(step, np.nan)})
+            points += [Point(str(folder), step, recipe.objective, *one, gauges) for one in scores.items()]
     return points
 
 

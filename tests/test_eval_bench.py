@@ -82,6 +82,14 @@ def test_rivals_get_the_same_compute_and_the_same_choices() -> None:
     assert set(tried) == {"vjepa", "videomae", "ijepa", "mae"} and set(map(tuple, tried.values())) == {plan.rates}
 
 
+def test_the_tuning_run_that_was_chosen_is_the_first_of_its_side() -> None:
+    plan = Plan(steps=100)
+    main = main_jobs(plan, {"vjepa": 1.2e-3, "videomae": 3e-4, "ijepa": 6e-4, "mae": 6e-4})
+    firsts = {job.name for job in main if job in tuning_jobs(plan)}
+    assert firsts == {"vjepa-0.0012-0", "videomae-0.0003-0", "ijepa-0.0006-0", "mae-0.0006-0"}
+    assert all(sum(step == job.recipe.steps for step in job.recipe.snapshots) == 1 for job in main)
+
+
 def test_the_plan_has_three_seeds_a_side_one_of_the_rest_and_a_data_axis_of_equal_steps() -> None:
     rates = {"vjepa": 1e-3, "videomae": 2e-3, "ijepa": 3e-3, "mae": 4e-3}
     jobs = main_jobs(Plan(steps=100), rates)
@@ -128,7 +136,7 @@ def tiny_picture() -> VJEPA2Config:
 def tiny_plan() -> Plan:
     short = Training(batch=8, every=4, patience=1, most=4, width=24)
     return Plan(
-        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), tune_share=0.5, seeds=2, labels=20,
+        steps=4, points=(0.5, 1.0), rates=(1e-3, 2e-3), seeds=2, labels=20,
         curve_labels=12, axis_clips=(20, 40), axis_encoders=("tiny",), axis_steps=2, curve=short, final=short,
         others=("salt", "lejepa", "videomae_published", "mae_published"),
         encoders={"videos": "tiny", "images": "tiny_picture"},
@@ -145,9 +153,11 @@ def judge_gauges(folder: Path, worlds: Path) -> None:
     assert again == found == json.loads(out.read_text()) | {"rows": found["rows"], "points": found["points"]}
     assert out.with_suffix(".cells.jsonl").read_text() == kept and out.with_suffix(".png").is_file()
     runs = {Path(point["run"]).name for point in found["points"]}
-    assert runs >= {"tune-mae-0.001", "vjepa-1", "mae_published-0", "axis-vjepa-tiny-20"} and "lejepa-0" not in runs
-    steps = {point["step"] for point in found["points"] if point["run"].endswith("vjepa-1")}
-    assert steps == {2, 4}
+    assert runs >= {"mae-0.001-0", "mae-0.002-0", "vjepa-0.001-1", "axis-vjepa-tiny-20"}
+    assert not any(run.startswith("lejepa") for run in runs)
+    for seed in range(2):
+        steps = [point["step"] for point in found["points"] if Path(point["run"]).name == f"vjepa-0.001-{seed}"]
+        assert sorted(steps) == [2, 2, 4, 4], "a point under each probe along the run, the chosen run's end told once"
     known = {(point["objective"], *point["gauges"]) for point in found["points"] if point["step"] == 4}
     assert ("vjepa", *gauges.GAUGES) in known, "the predictor is held against guesses, the last step has its loss"
     pooled = [row for row in found["rows"] if row["objective"] == gauges.ALL]
@@ -178,7 +188,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         return tell(self, name, *given)
 
     def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
-        if out.name in ("tune-vjepa-0.002", "lejepa-0"):
+        if out.name in ("vjepa-0.002-0", "lejepa-0.001-0"):
             begun.append(out.name)
             raise Unhealthy(f"{out.name} was stopped")
         return train(data, out, *given, **named)
@@ -201,9 +211,9 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         assert f"{rival}_published" in {row["objective"] for row in found[kind]["curves"]}
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
     assert found["missing"] == []
-    assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "tune-vjepa-0.002" in found["tuning"]["stopped"]
-    assert found["stopped"] == {"lejepa-0": "lejepa-0 was stopped"}
-    assert begun == ["tune-vjepa-0.002", "lejepa-0"], "a run that the alarm stopped was begun again"
+    assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "vjepa-0.002-0" in found["tuning"]["stopped"]
+    assert found["stopped"] == {"lejepa-0.001-0": "lejepa-0.001-0 was stopped"}
+    assert begun == ["vjepa-0.002-0", "lejepa-0.001-0"], "a run that the alarm stopped was begun again"
     flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
     judge_gauges(tmp_path, worlds)
