@@ -63,7 +63,7 @@ class Plan:
 
     steps: of V-JEPA and I-JEPA; their rivals take as many operations. points: shares of a run after which it is probed.
     rates: learning rates that every side may choose from, by ridge probes on validation clips at the end of a whole run
-    (what is best after a part of one was worst at its end: LOG.md). seeds: of both sides, the run that was chosen among
+    (features may tell less and less after a part of one: LOG.md). seeds: of both sides, the run that was chosen among
     them; the other objectives run once. labels, curve_labels: training clips of the 4-block probe, and of those along a
     run; test_clips: at most so many of each variable of CORE (0: all). axis_clips, axis_encoders: the data axis, of
     equal steps (axis_steps).
