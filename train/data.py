@@ -102,10 +102,12 @@ def mirrored_clip(clip: Row, moves: Moves) -> Row:
     depends on them but distances.
     """
     direction = {"direction": SIDES[clip["facts"]["direction"]]} if "direction" in clip["facts"] else {}
-    states = torch.tensor(clip["states"], dtype=torch.float64)  # [F, n, 9]
-    there = moves.places(states[..., 7:].flatten(0, 1)[None])[0].unflatten(0, states.shape[:2])
-    moved = torch.cat([states[..., :7], there.double().round(decimals=4)], dim=-1)
-    return {**clip, "facts": clip["facts"] | direction, "states": moved.tolist()}
+    (left, top), (right, bottom) = moves.places(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]))[0].tolist()
+    states = [
+        [[*pose, round(left + (right - left) * u, 4), round(top + (bottom - top) * v, 4)] for *pose, u, v in frame]
+        for frame in clip["states"]
+    ]
+    return {**clip, "facts": clip["facts"] | direction, "states": states}
 
 
 def mirrored_question(row: Row) -> Row:
