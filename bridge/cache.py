@@ -52,7 +52,7 @@ def encoder_digest(encoder: VJEPA2World) -> str:
 
 def feature_key(video: str, until: float | None, encoder: str, mirrored: bool = False) -> str:
     """The key of one clip: digest of the video's bytes, seconds shown (None: all), digest of the encoder."""
-    transform = f"{TRANSFORM}-mirrored-moved-relit" if mirrored else TRANSFORM
+    transform = f"{TRANSFORM}-mirrored-moved-2" if mirrored else TRANSFORM
     return hashlib.sha256(json.dumps([video, until, encoder, transform]).encode()).hexdigest()[:32]
 
 
@@ -62,13 +62,18 @@ def pixels_for(encoder: VJEPA2World, frames: Sequence[Frames]) -> Tensor:
     return normalise(squares).to(encoder.model.device, encoder.model.dtype)
 
 
-@torch.no_grad()
 def watch(encoder: VJEPA2World, frames: Sequence[Frames]) -> tuple[Tensor, Tensor]:
     """World features [B, N, C] of clips uint8 [T, H, W, 3] each, and what the predictor expects next [B, M, D].
 
     A model of single pictures expects nothing: M is 0.
     """
-    pixels, depth = pixels_for(encoder, frames), encoder.model.config.num_hidden_layers
+    return observe(encoder, pixels_for(encoder, frames))
+
+
+@torch.no_grad()
+def observe(encoder: VJEPA2World, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `watch`, of pixels that are normalised already [B, T, 3, S, S]."""
+    depth = encoder.model.config.num_hidden_layers
     *layers, last = tapped(encoder.model, pixels, (*encoder.taps, depth))
     foresees = grid_of(encoder.model.config)[0] > 1
     return torch.cat(layers, dim=-1), imagine(encoder.model, last) if foresees else last[:, :0]

@@ -18,8 +18,8 @@ class BridgeConfig(PreTrainedConfig):
 
     feature_width: channels of a world feature (all tapped layers side by side); grid: its tokens as (t, y, x).
     sharp_tubelets: the last tubelets, read at full resolution; earlier ones are averaged 2x2 (0: all are sharp).
-    magnify: into how many cells a side each patch of the last tubelet is opened (0: none), of magnify_width channels;
-    magnify_channels: the patch embedding's, which come first in a feature.
+    magnify: into how many cells a side each patch is opened (0: none) in the last `magnified` tubelets, of
+    magnify_width channels; magnify_channels: the patch embedding's, which come first in a feature.
     cells: the coarse grid of pooled tokens (t, y, x); global_tokens: queries without a place; imagined_tokens: queries
     that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
     imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
@@ -35,7 +35,8 @@ class BridgeConfig(PreTrainedConfig):
     imagined_grid: list[int] | tuple[int, int, int] = (2, 8, 8)
     sharp_tubelets: int = 0
     magnify: int = 0
-    magnify_width: int = 32
+    magnified: int = 1
+    magnify_width: int = 64
     magnify_channels: int = 0
     width: int = 192
     depth: int = 2
@@ -95,12 +96,28 @@ class Intake(nn.Module):
         return placed
 
 
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, arXiv 1603.05027): [B, C, h, w] -> [B, C, h, w]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.found = nn.Sequential(
+            nn.GroupNorm(1, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(1, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, cells: Tensor) -> Tensor:
+        joined: Tensor = cells + self.found(cells)
+        return joined
+
+
 class Magnifier(nn.Module):
-    """Looks at small things inside patches; what it finds joins tokens, nothing at first. [B, h*w, C] -> [B, h*w, D]
+    """Looks at small things inside patches; what it finds joins tokens, at first nothing. [B, N, C] -> [B, N, D]
 
     The patch embedding is close to a rotation of its pixels, so that what a patch shows is still there, but where in it
     is mixed into all channels: a ball one pixel further is another token. Sub-pixel convolution (Shi et al. 2016, arXiv
-    1609.05158) opens every token into cells, and convolutions look at them alike wherever they lie.
+    1609.05158) opens every token into cells, and convolutions look at them alike wherever they lie, each tubelet apart
+    from the others.
     """
 
     def __init__(self, channels: int, grid: tuple[int, ...], factor: int, inner: int, width: int) -> None:
@@ -109,22 +126,23 @@ class Magnifier(nn.Module):
             raise ValueError(f"magnify {factor}: a patch is opened into 2, 4, ... cells a side (0: no magnifier)")
         self.grid, self.factor = grid[1:], factor
         self.open = nn.Linear(channels, inner * factor**2)
-        wide = 2 * inner
+        wide, coarse = 2 * inner, factor // 2
         self.look = nn.Sequential(
-            nn.Conv2d(inner, wide, 3, padding=1), nn.GroupNorm(1, wide), nn.GELU(),
-            nn.Conv2d(wide, wide, 3, padding=1, stride=2), nn.GroupNorm(1, wide), nn.GELU(),
-            nn.Conv2d(wide, 2 * wide, 3, padding=1), nn.GroupNorm(1, 2 * wide), nn.GELU(),
-            nn.Conv2d(2 * wide, 2 * wide, 3, padding=1), nn.GroupNorm(1, 2 * wide), nn.GELU(),
+            nn.Conv2d(inner, inner, 3, padding=1), Residual(inner),
+            nn.Conv2d(inner, wide, 3, padding=1, stride=2), Residual(wide), Residual(wide),
+            nn.Conv2d(wide, 2 * wide, coarse, stride=coarse), Residual(2 * wide), nn.GroupNorm(1, 2 * wide), nn.GELU(),
         )  # fmt: skip
-        self.close = nn.Conv2d(2 * wide, width, factor // 2, stride=factor // 2)
+        self.close = nn.Conv2d(2 * wide, width, 1)
         for parameter in self.close.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        opened = self.open(tokens).transpose(1, 2).unflatten(2, self.grid)  # [B, inner * factor^2, h, w]
-        cells = nn.functional.pixel_shuffle(opened, self.factor)  # [B, inner, factor * h, factor * w]
+        opened = self.open(tokens).unflatten(1, (-1, *self.grid)).flatten(0, 1)  # [B * t, h, w, inner * factor^2]
+        cells = nn.functional.pixel_shuffle(
+            opened.movedim(-1, 1), self.factor
+        )  # [B * t, inner, factor * h, factor * w]
         cells = cells.contiguous(memory_format=torch.channels_last)  # GELU's and GroupNorm's backward take a third
-        found: Tensor = self.close(self.look(cells)).flatten(2).transpose(1, 2)
+        found: Tensor = self.close(self.look(cells)).movedim(1, -1).unflatten(0, (len(tokens), -1)).flatten(1, 3)
         return found
 
 
@@ -260,12 +278,16 @@ class WorldProjector(nn.Module):
 
     def read(self, features: Tensor, imagined: Tensor | None = None) -> Tensor:
         """The pooled tokens before they are put into the language model's space: [B, K, width]."""
+        return self.pool(self.take_in(features), imagined)
+
+    def pool(self, taken: Tensor, imagined: Tensor | None = None) -> Tensor:
+        """As `read`, of tokens that were taken in: [B, N, width] -> [B, K, width]."""
         if (imagined is None) == bool(self.config.imagined_tokens):
             given = "none came" if imagined is None else "some came"
             raise ValueError(
                 f"the bridge has {self.config.imagined_tokens} imagined tokens, but of imagined features {given}"
             )
-        tokens = self.foveate(self.take_in(features))  # [B, N', D]
+        tokens = self.foveate(taken)  # [B, N', D]
         queries = torch.cat([self.cells(), self.globals])  # [K', D]
         if self.config.slots:
             queries = torch.cat([self.slots.queries, queries])
@@ -280,19 +302,20 @@ class WorldProjector(nn.Module):
         return self.settle(read) if self.config.slots else read
 
     def take_in(self, features: Tensor) -> Tensor:
-        """Every token of what was seen on its own, the last tubelet's looked into: [B, N, C] -> [B, N, width]."""
+        """Every token of what was seen on its own, the last tubelets' looked into: [B, N, C] -> [B, N, width]."""
         tokens: Tensor = self.seen(features)
         if not self.config.magnify:
             return tokens
-        found = self.look(features)
-        return torch.cat([tokens[:, : -found.shape[1]], tokens[:, -found.shape[1] :] + found], dim=1)
-
-    def look(self, features: Tensor) -> Tensor:
-        """What lies inside the patches of the last tubelet: features, or these patches alone -> [B, y*x, width]."""
         _, y, x = self.config.grid
-        patches = features[:, -y * x :, : self.config.magnify_channels]
-        found: Tensor = self.magnifier(self.seen.standard(patches))
-        return found
+        count = self.config.magnified * y * x
+        patches = features[:, -count:, : self.config.magnify_channels]
+        found = tokens[:, -count:] + self.magnifier(self.seen.standard(patches))
+        return torch.cat([tokens[:, :-count], found], dim=1)
+
+    def last_tubelet(self, tokens: Tensor) -> Tensor:
+        """[B, t*y*x, D] -> [B, y*x, D]"""
+        _, y, x = self.config.grid
+        return tokens[:, -y * x :]
 
     def said(self, pooled: Tensor) -> Tensor:
         """Logits of the words that the slots say: [B, K, width] -> float32 [B, S, W]."""

@@ -47,14 +47,17 @@ def check_words(model: ForetellForConditionalGeneration, split: Split) -> dict[s
 
 
 @torch.no_grad()
-def check_shapes(heads: FactHeads, model: ForetellForConditionalGeneration, split: Split) -> dict[str, float]:
-    """Validation of what looks into tokens: the share of objects whose shape they tell, where not all are boxes."""
-    right = []
-    for start in range(0, len(split.shaped), 64):
-        rows = split.shaped[start : start + 64]
+def check_shapes(model: ForetellForConditionalGeneration, heads: FactHeads, split: Split) -> dict[str, float]:
+    """Validation of what looks into patches: the share of objects whose shape their patch tells, where not all are
+    boxes. Nothing where no clip has others, or nothing looks into patches."""
+    kinds = shapes_here(split.targets.batch(range(len(split.keys))))  # [N, colours]
+    shaped = np.flatnonzero((kinds > 0).any(1).numpy())
+    bridge, right = model.bridge, []
+    for start in range(0, len(shaped) if bridge.config.magnify else 0, 64):
+        rows = shaped[start : start + 64]
         features, _ = _features(model, split, [split.keys[row] for row in rows])
         batch = {name: part.to(features.device) for name, part in split.targets.batch(rows).items()}
-        told = heads.shapes_told(model.bridge.look(features), batch)
+        told = heads.shapes_told(bridge.last_tubelet(bridge.take_in(features)), batch)
         wanted = shapes_here(batch)
         right.append((told.argmax(-1) == wanted)[wanted != MISSING].cpu())
     return {"val_shapes": float(torch.cat(right).float().mean())} if right else {}

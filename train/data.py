@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..bridge.cache import FeatureCache, Frames, Look, build, claim, encoder_digest, feature_key, file_digest, watch
-from ..perception.encoder import VJEPA2World, World
+from ..perception.encoder import VJEPA2World, World, resize
 from ..perception.video import OVERSAMPLE, VideoError, frame_grid, read_clip
-from .facts import MISSING, Targets, shapes_here
+from .facts import MISSING, Targets
 from .learner import train_device, train_dtype
 from .moves import Moves
 from .pairs import Excerpt, Quarantine, by_excerpt, progress, read_samples, readable, with_faults
@@ -58,13 +58,20 @@ class Packed:
     digests: list[str]
     mirrored: Moves | None = None
 
-    def shown(self, row: int, until: float | None, rate: float, count: int, last: int = 0) -> NDArray[np.uint8]:
-        """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown); or the last of them."""
-        frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)[-last:]]
+    def shown(self, row: int, until: float | None, rate: float, count: int) -> NDArray[np.uint8]:
+        """The frames that an encoder is shown: uint8 [count, S, S, 3] (DESIGN, Frames shown)."""
+        frames: NDArray[np.uint8] = self.frames[row][frame_grid(self.times, rate, count, until)]
         if self.mirrored is None:
             return frames
-        moved = self.mirrored.part(slice(row, row + 1)).frames(torch.from_numpy(frames)[None])[0].numpy()
-        return relit(moved, np.random.default_rng([self.clips[row]["seed"], 103]))
+        return self.mirrored.part(slice(row, row + 1)).frames(torch.from_numpy(frames)[None])[0].numpy()
+
+    def stock(self, rate: float, count: int, size: int) -> torch.Tensor:
+        """The frames that an encoder is shown of every clip, as they are: uint8 [N, count, size, size, 3]."""
+        held = torch.empty(len(self.clips), count, size, size, 3, dtype=torch.uint8)
+        for row, clip in enumerate(self.clips):
+            frames = self.frames[row][frame_grid(self.times, rate, count, clip["until"])]
+            held[row] = resize(torch.from_numpy(frames), size)
+        return held
 
     def mirror(self) -> "Packed":
         """The same worlds in a mirror, moved and in another light: as many clips again for the bridge to learn from."""
@@ -77,22 +84,13 @@ class Packed:
         return [self, self.mirror()] if mirror else [self]
 
 
-def relit(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A clip [F, H, W, 3] with other contrast, saturation and noise: its colours keep their names."""
-    contrast, saturation = np.exp(rng.uniform((-0.5, -0.6), (0.3, 0.4))).astype(np.float32)
-    grey = frames.mean(-1, keepdims=True, dtype=np.float32)
-    pixels = rng.standard_normal(frames.shape, dtype=np.float32) * np.float32(14 * rng.random() ** 2)
-    pixels += ((frames - grey) * saturation + grey - 127.5) * contrast + 127.5
-    return pixels.clip(0, 255).round().astype(np.uint8)
-
-
 SIDES = {"left": "right", "right": "left"}
 
 
 def mirror_of(clip: Row) -> Moves:
     """How a mirror shows a clip: moved, but with all that was in the picture when it was last seen."""
-    seen = torch.tensor(clip["states"][round(clip["until"] * clip["fps"])])[:, 7:]  # [n, 2]
-    return Moves.mirror(np.random.default_rng([clip["seed"], 104]), seen)
+    seen = torch.tensor(clip["states"][round(clip["until"] * clip["fps"])])[None, :, 7:]  # [1, n, 2]
+    return Moves.keeping(np.random.default_rng([clip["seed"], 104]), seen, sides=(-1.0,))
 
 
 def mirrored_clip(clip: Row, moves: Moves) -> Row:
@@ -167,11 +165,12 @@ def live_encoder(encoder: Watching) -> Watching:
 
 
 def cache_features(
-    packed: Packed, encoder: VJEPA2World, folder: Path, look: Look = watch
+    packed: Packed, encoder: VJEPA2World, folder: Path, look: Look = watch, most: int | None = None
 ) -> tuple[FeatureCache, list[str]]:
     """The features of every clip of a worlds folder, shown up to its `until`; returns the cache and a key a clip.
 
-    Ranks, and any other processes that do this at once, share the work. look: as in the cache's `build`.
+    Ranks, and any other processes that do this at once, share the work. look: as in the cache's `build`; most: of so
+    many clips only (None: of all).
     """
     encoder = live_encoder(encoder)
     name = encoder_digest(encoder)
@@ -183,7 +182,7 @@ def cache_features(
     cache = build(
         folder,
         encoder,
-        keys,
+        keys[:most],
         lambda row: packed.shown(row, untils[row], encoder.rate, encoder.frames),
         track=partial(progress, what="features"),
         look=look,
@@ -241,17 +240,14 @@ def questions_by_clip(packed: Packed) -> list[list[Row]]:
     return [grouped[row] for row in range(len(packed.clips))]
 
 
-def _unshown(last: int) -> Frames:
-    raise ValueError("frames are kept of worlds alone")
-
-
 @dataclass(frozen=True)
 class Split:
     """Data ready for training: features by key, what the bridge should know, questions; clip by clip.
 
     A clip that cannot be shown has the key "" and a question that was set aside is an empty row: both keep their
     places, so that what is drawn beside them is the same with and without them. odds: how often each clip is drawn
-    against the others (None: all alike). shots: how to get the frames that are shown of each clip of a world.
+    against the others (None: all alike). worlds: those whose clips can be shown in another way each time, and `plain`,
+    the rows of all these clips in this order.
     """
 
     videos: list[str]
@@ -260,27 +256,32 @@ class Split:
     keys: list[str]
     targets: Targets
     questions: list[list[Row]]
-    shots: list[Callable[..., Frames]] = field(default_factory=list)
+    worlds: list[Packed] = field(default_factory=list)
+    plain: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     odds: NDArray[np.float64] | None = None
 
     @classmethod
     def open(
-        cls, data: Path, encoder: VJEPA2World, features: Path, mirror: bool = False, families: bool = False
+        cls,
+        data: Path,
+        encoder: VJEPA2World,
+        features: Path,
+        mirror: bool = False,
+        families: bool = False,
+        most: int | None = None,
     ) -> "Split":
         """A worlds folder. mirror: each clip a second time, as a mirror shows it in another light. families: more of
-        each question."""
+        each question. most: how many clips have features (None: all)."""
         views = load_clips(data).views(mirror)
         clips = [clip for view in views for clip in view.clips]
-        keys = [key for view in views for key in cache_features(view, encoder, features)[1]]
+        keys = [key for view in views for key in cache_features(view, encoder, features, most=most)[1]]
         asked = [(view, questions_by_clip(view)) for view in views]
         questions = [rows for view, each in asked for rows in (with_families(view, each) if families else each)]
         videos, scenarios = [clip["video"] for clip in clips], [clip["scenario"] for clip in clips]
-        shots: list[Callable[..., Frames]] = [
-            partial(view.shown, row, clip["until"], encoder.rate, encoder.frames)
-            for view in views
-            for row, clip in enumerate(view.clips)
-        ]
-        return cls(videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions, shots)
+        plain = np.arange(len(views[0].clips))
+        return cls(
+            videos, scenarios, FeatureCache.open(features), keys, Targets.of(clips), questions, [views[0]], plain
+        )
 
     @classmethod
     def pairs(cls, data: Path, encoder: VJEPA2World, features: Path, quarantine: Quarantine) -> "Split":
@@ -304,6 +305,7 @@ class Split:
     def mix(cls, splits: Sequence["Split"], weights: Sequence[float]) -> "Split":
         """Several as one, on one cache; a clip of each is drawn as often as its weight says."""
         odds = np.concatenate([np.full(len(one.keys), weight) for one, weight in zip(splits, weights, strict=True)])
+        begins = np.cumsum([0, *(len(one.keys) for one in splits[:-1])])
         return cls(
             [video for one in splits for video in one.videos],
             [scenario for one in splits for scenario in one.scenarios],
@@ -311,7 +313,8 @@ class Split:
             [key for one in splits for key in one.keys],
             Targets.join([one.targets for one in splits]),
             [rows for one in splits for rows in one.questions],
-            [shot for one in splits for shot in one.shots or [_unshown] * len(one.keys)],
+            [world for one in splits for world in one.worlds],
+            np.concatenate([begin + one.plain for begin, one in zip(begins, splits, strict=True)]),
             None if len(set(weights)) == 1 else odds,
         )
 
@@ -325,15 +328,10 @@ class Split:
         """The clips of which a world tells facts."""
         return np.flatnonzero((self.targets.words != MISSING).any(1).numpy())
 
-    @cached_property
-    def shaped(self) -> NDArray[np.int64]:
-        """The clips in which something is not a box."""
-        kinds = shapes_here(self.targets.batch(range(len(self.keys))))  # [N, colours]
-        return np.flatnonzero((kinds > 0).any(1).numpy())
-
-    def frames(self, row: int, last: int) -> Frames:
-        """The last frames that are shown of a world's clip: uint8 [last, S, S, 3]."""
-        return self.shots[row](last=last)
+    def stock(self, encoder: VJEPA2World, device: torch.device) -> torch.Tensor:
+        """The frames that are shown of every plain clip: uint8 [len(plain), T, S, S, 3]."""
+        parts = [world.stock(encoder.rate, encoder.frames, encoder.size).to(device) for world in self.worlds]
+        return torch.cat(parts)
 
     def shown(self, count: int) -> list[str]:
         """The keys of the first clips that can be shown."""

@@ -199,6 +199,13 @@ def _index(words: tuple[str, ...], word: str | None) -> int:
     return MISSING if word is None else words.index(word)
 
 
+def turned(words: Tensor, mirrored: Tensor) -> Tensor:
+    """The words of clips, left and right exchanged in those that are mirrored: int64 [B, slots], bool [B]."""
+    left, right = (WORDS.index(word) for word in SLOTS["direction"])
+    other = torch.where(words == left, right, torch.where(words == right, left, words))
+    return torch.where(mirrored[:, None], other, words)
+
+
 def word_weights(words: Tensor) -> Tensor:
     """How much each slot's word counts, 0 where it is undefined: int64 [B, S] -> [B, S]."""
     return (words != MISSING) * torch.tensor(SLOT_WEIGHTS, device=words.device)
@@ -264,15 +271,15 @@ class FactHeads(nn.Module):
             "places": (off * there).sum(),
         }
 
-    def shapes_loss(self, found: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the cross-entropy of the shapes of objects, told by the patch that they lie in: found [B, y*x, D]."""
-        told = self.shapes_told(found, batch).flatten(0, 1)
+    def shapes_loss(self, taken: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the cross-entropy of the shapes of objects, told by the patch that they lie in: taken [B, y*x, D]."""
+        told = self.shapes_told(taken, batch).flatten(0, 1)
         return F.cross_entropy(told, shapes_here(batch).flatten(), ignore_index=MISSING, reduction="sum")
 
-    def shapes_told(self, found: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """What patches say of the objects that lie in them: found [B, side * side, D] -> [B, colours, shapes]."""
-        side = math.isqrt(found.shape[1])
+    def shapes_told(self, taken: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """What patches say of the objects that lie in them: taken [B, side * side, D] -> [B, colours, shapes]."""
+        side = math.isqrt(taken.shape[1])
         cells = (batch["places"][..., :2].nan_to_num() * side).long().clamp(0, side - 1)  # [B, colours, 2]
-        here = found[torch.arange(len(found), device=found.device)[:, None], cells[..., 1] * side + cells[..., 0]]
+        here = taken[torch.arange(len(taken), device=taken.device)[:, None], cells[..., 1] * side + cells[..., 0]]
         told: Tensor = self.shapes(here).float()
         return told

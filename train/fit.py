@@ -1,4 +1,4 @@
-"""Bridge and LoRA training on cached frozen features: look into patches, warm up on facts, align, tune; resumable.
+"""Bridge and LoRA training on frozen features: warm up on facts, align, tune; resumable.
 
 encoder -> feature cache -> bridge -> language model -> report
 """
@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,17 +24,17 @@ from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from ..bridge.cache import statistics
+from ..bridge.cache import observe, statistics
 from ..bridge.projector import BridgeConfig
-from ..perception.encoder import VJEPA2World, grid_of, normalise, resize
+from ..perception.encoder import VJEPA2World, grid_of, normalise
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join, level, pack, video_token
 from . import checkpoint
 from .checks import calibrate, check_answers, check_shapes, check_words
-from .data import Row, Split
-from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, fact_counts, slot_words, word_loss
+from .data import Row, Split, live_encoder
+from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, fact_counts, slot_words, turned, word_loss
 from .flops import Operations, gemm_peak
 from .learner import ranked, refuse_nonfinite, share, train_dtype
 from .monitor import Log, Spent, check_tracker, progress_bar
@@ -46,6 +46,8 @@ from .recipes import TRAINABLE, FitRecipe, Stage, plain
 from .shard import opened, put, shard, whole
 
 Batch = dict[str, Any]
+FACT_WEIGHTS = {"words": 1.0, "measures": 0.3, "places": 1.0, "shapes": 0.5}
+"""How much each part of the facts' loss counts."""
 ADAPTER = "adapter_model.safetensors"
 TOGETHER = 2
 """Clips in one row of the language model: less padding and fewer needless logits, for a little more attention."""
@@ -64,6 +66,7 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         imagined_grid=(t - t // 2, y, x),
         sharp_tubelets=recipe.sharp_tubelets,
         magnify=magnify,
+        magnified=min(recipe.magnified, t),
         magnify_channels=hidden if magnify else 0,
         width=recipe.width,
         depth=recipe.depth,
@@ -104,24 +107,18 @@ class Trainee(nn.Module):
 
     def forward(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """Sums over these clips, divided by the counts of the whole batch: over all its parts they add up to means."""
-        if stage.look:
-            return self.looking(batch)
         bridge = self.model.bridge
-        pooled = bridge.read(batch["features"], batch["imagined"])  # [B, K, width]
+        taken = bridge.take_in(batch["features"])  # [B, N, width]
+        pooled = bridge.pool(taken, batch["imagined"])  # [B, K, width]
         sums = {"words": word_loss(bridge.said(pooled), batch["words"]), **self.heads.loss(pooled, batch)}
+        if bridge.config.magnify:
+            sums["shapes"] = self.heads.shapes_loss(bridge.last_tubelet(taken), batch)
         if "packs" in batch:
             asked = pooled[: batch["asked"]]  # the rest is for words and heads alone
             sums["answers"] = self.answers(batch, self.model.bridge.embed(asked, batch["told"]))
         parts = {name: total / max(batch["counts"][name], 1) for name, total in sums.items()}
-        facts = stage.facts_weight * (parts["words"] + 0.3 * parts["measures"] + parts["places"])
+        facts = sum(weight * parts[name] for name, weight in FACT_WEIGHTS.items() if name in parts) * stage.facts_weight
         return {"loss": facts + parts["answers"] if "packs" in batch else facts, **parts}
-
-    def looking(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of what lies inside patches of frames uint8 [B, T, S, S, 3], a tubelet each."""
-        with torch.no_grad():
-            patches = self.model.encoder.encoder.embeddings(normalise(batch["frames"]))  # [B, y*x, D]
-        found = self.model.bridge.look(patches)
-        return {"loss": self.heads.shapes_loss(found, batch) / max(batch["counts"]["shapes"], 1)}
 
     def answers(self, batch: Batch, video: Tensor) -> Tensor:
         """Sum of the cross-entropy of the answers' tokens."""
@@ -192,7 +189,7 @@ def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> 
     What was set aside is drawn as well and then left out, so that all others are drawn as they would be beside it.
     """
     rng = np.random.default_rng([seed, step])
-    clips = split.asked_about if stage.questions else split.shaped if stage.look else split.known
+    clips = split.asked_about if stage.questions else split.plain if stage.fresh else split.known
     asked = split.draw(rng, clips, stage.batch)
     extra = split.draw(rng, split.known, stage.extra)
     told = rng.random(len(asked)) < stage.told
@@ -202,10 +199,16 @@ def draw(step: int, stage: Stage, split: Split, prompts: Prompts, seed: int) -> 
         asked, told, questions = asked[kept], told[kept], [questions[place] for place in kept]
     tokens = sum(len(prompts.parts(one["question"], one["answer"])[2]) for rows in questions for one in rows)
     targets = split.targets.batch(np.concatenate([asked, extra]))
-    moves = Moves.draw(rng, len(asked)) if stage.look else None
+    moves = Moves.keeping(rng, targets["places"]) if stage.fresh else None
     if moves is not None:
-        targets["places"] = moves.places(targets["places"])
+        targets = seen_so(targets, moves)
     return Draw(asked, questions, told, extra, fact_counts(targets) | {"answers": float(tokens)}, moves)
+
+
+def seen_so(targets: dict[str, Tensor], moves: Moves) -> dict[str, Tensor]:
+    """What is true of clips that are moved."""
+    words, places = turned(targets["words"], moves.mirrored), moves.places(targets["places"])
+    return targets | {"words": words, "places": places}
 
 
 def shares(rank: int, ranks: int, accumulate: int) -> list[slice]:
@@ -230,14 +233,30 @@ def batch_of(drawn: Draw, mine: slice, split: Split, prompts: Prompts, imaginati
     return batch
 
 
-def looked_at(drawn: Draw, mine: slice, split: Split, size: int, tubelet: int) -> Batch:
-    """The last frames of every so many clips of a drawn batch, moved."""
+def fresh_batch(drawn: Draw, mine: slice, split: Split) -> Batch:
+    """Every so many clips of a drawn batch that are to be moved and watched: which of the stock, and how."""
     assert drawn.moves is not None
     rows, moves = drawn.asked[mine], drawn.moves.part(mine)
-    frames = torch.stack([resize(torch.from_numpy(split.frames(row, tubelet).copy()), size) for row in rows])
-    targets = split.targets.batch(rows)
-    targets["places"] = moves.places(targets["places"])
-    return {"frames": moves.frames(frames), "counts": drawn.counts, **targets}
+    targets = seen_so(split.targets.batch(rows), moves)
+    return {
+        "clips": torch.from_numpy(np.searchsorted(split.plain, rows)),
+        "moves": moves,
+        "counts": drawn.counts,
+    } | targets
+
+
+@dataclass
+class Watcher:
+    """Moves clips, and watches them as they are then; stock: their frames, uint8 [N, T, S, S, 3]."""
+
+    encoder: VJEPA2World
+    stock: Tensor
+
+    def features(self, batch: Batch, imagination: bool) -> Batch:
+        """A fresh batch as the trainee reads it."""
+        frames = batch["moves"].frames(self.stock[batch["clips"].to(self.stock.device)])
+        features, imagined = observe(self.encoder, normalise(frames).to(self.encoder.model.dtype))
+        return batch | {"features": features, "imagined": imagined if imagination else None}
 
 
 def in_rows(each: list[Pack]) -> tuple[list[Pack], list[int]]:
@@ -260,10 +279,8 @@ def trained(trainee: Trainee, stage: str) -> dict[str, list[nn.Parameter]]:
     """The parameters that a stage changes, by part; all others are frozen."""
     bridge = trainee.model.bridge
     out = [*bridge.out.parameters(), *bridge.out_norm.parameters(), bridge.slots.names]
-    magnifier = [*bridge.magnifier.parameters()] if bridge.config.magnify else []
-    known = {id(p) for p in (*out, *magnifier)}
+    known = {id(p) for p in out}
     parts = {
-        "magnifier": magnifier,
         "bridge": [p for p in bridge.parameters() if id(p) not in known],
         "out": out,
         "heads": list(trainee.heads.parameters()),
@@ -351,6 +368,7 @@ class Run:
     accelerator: Accelerator
     peak: float  # operations a second that matrix products reach, over all ranks
     track: str = "tensorboard"
+    watcher: Watcher | None = None  # where a stage is fresh
     spent: dict[str, Spent] = field(default_factory=dict)  # by each stage
 
     def stage(self, name: str) -> None:
@@ -389,9 +407,8 @@ class Run:
         if len(drawn.asked) < self.accelerator.num_processes * self.recipe.accumulate:
             return drawn, []
         mine = shares(self.accelerator.process_index, self.accelerator.num_processes, self.recipe.accumulate)
-        if stage.look:
-            vision = self.trainee.model.config.vision_config
-            return drawn, [looked_at(drawn, part, self.train, vision.crop_size, vision.tubelet_size) for part in mine]
+        if stage.fresh:
+            return drawn, [fresh_batch(drawn, part, self.train) for part in mine]
         return drawn, [batch_of(drawn, part, self.train, prompts, imagination) for part in mine]
 
     def _step(
@@ -428,7 +445,11 @@ class Run:
         if isinstance(self.trainee, FSDPModule):
             self.trainee.set_requires_gradient_sync(last)
             scale = self.accelerator.num_processes
-        parts = gradients(self.trainee, to_device(batch, self.accelerator.device), stage, scale=scale)
+        batch = to_device(batch, self.accelerator.device)
+        if stage.fresh:
+            assert self.watcher is not None
+            batch = self.watcher.features(batch, self.recipe.imagined_tokens > 0)
+        parts = gradients(self.trainee, batch, stage, scale=scale)
         return {name: float(part) for name, part in parts.items()}
 
     def _suspects(self, drawn: Draw, told: list[dict[str, float]]) -> list[str]:
@@ -464,8 +485,9 @@ class Run:
         """Validation, by every rank: the language model of a sharded trainee needs them all."""
         self.trainee.eval()
         with opened(self.trainee):
-            check = partial(check_shapes, self.trainee.heads) if stage.look else check_words
-            seen = check(self.trainee.model, self.val)
+            seen = check_words(self.trainee.model, self.val) | check_shapes(
+                self.trainee.model, self.trainee.heads, self.val
+            )
             if stage.questions:
                 seen |= check_answers(Foretell(self.trainee.model, self.processor), self.val)
         self.trainee.train()
@@ -645,10 +667,11 @@ def run(
     world, folder = encoder_of(encoder, recipe), features or out / "features"
     quarantine = Quarantine(out / "quarantine.jsonl" if accelerator.is_main_process else None, max_bad)
     sources = [Source(data)] if isinstance(data, Path) else data
-    sets = [open_set(one.path, world, folder, quarantine, recipe) for one in sources]
+    chosen = {name: recipe.stages[name] for name in stages or recipe.stages if recipe.stages[name].steps}
+    sets = [open_set(one.path, world, folder, quarantine, recipe, chosen.values()) for one in sources]
     train, held_out = Split.mix(sets, [one.weight for one in sources]), open_set(val, world, folder, quarantine)
     trainee, processor = build(recipe, world, llm)
-    seen, imagined = statistics(train.cache, [key for one in sets for key in one.shown(-(-512 // len(sets)))])
+    seen, imagined = statistics(train.cache, [key for one in sets for key in one.shown(-(-STATISTICS // len(sets)))])
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
     if init is not None and (fresh := start_from(trainee.model, init)):
         print(f"not in {init}, or of another shape there, so starting afresh: {', '.join(fresh)}", file=sys.stderr)
@@ -658,8 +681,10 @@ def run(
         trainee.to(accelerator.device)
     peak = accelerator.num_processes * gemm_peak(train_dtype(), accelerator.device)
     job = Run(trainee, processor, train, held_out, out, recipe, accelerator, peak, track)
-    wanted = with_magnifier(stages or tuple(recipe.stages), recipe, trainee)
-    for name in teachable(recipe, wanted, train):
+    names = teachable(recipe, tuple(stages or recipe.stages), train)
+    if any(name in chosen and chosen[name].fresh for name in names):
+        job.watcher = Watcher(live_encoder(world), train.stock(world, accelerator.device))
+    for name in names:
         job.stage(name)
     weights = weights_of(trainee, "tune")
     if accelerator.is_main_process:
@@ -679,37 +704,35 @@ def encoder_of(source: str | Path, recipe: FitRecipe) -> VJEPA2World:
     return world
 
 
+STATISTICS = 512
+"""Clips from which the standardisation of features is told."""
+
+
 def open_set(
-    path: Path, world: VJEPA2World, features: Path, quarantine: Quarantine, recipe: FitRecipe | None = None
+    path: Path,
+    world: VJEPA2World,
+    features: Path,
+    quarantine: Quarantine,
+    recipe: FitRecipe | None = None,
+    stages: Collection[Stage] = (),
 ) -> Split:
-    """A worlds folder or a user's paired data; with a recipe as training sees it, else as validation does."""
+    """A worlds folder or a user's paired data; with a recipe as these stages of a training see it, else as validation
+    does."""
     if is_worlds(path):
-        mirror = recipe is not None and recipe.mirror
-        return Split.open(path, world, features, mirror, families=recipe is not None)
+        if recipe is not None and all(stage.fresh for stage in stages):
+            return Split.open(path, world, features, most=STATISTICS)
+        return Split.open(
+            path, world, features, mirror=recipe is not None and recipe.mirror, families=recipe is not None
+        )
     return Split.pairs(path, world, features, quarantine)
 
 
 def teachable(recipe: FitRecipe, stages: tuple[str, ...], split: Split) -> tuple[str, ...]:
-    """The stages that this data can teach: those without questions learn from a world's facts alone, and looking into
-    patches from worlds with more than boxes."""
-    facts = {True: split.shaped, False: split.known}
-    kept = tuple(name for name in stages if recipe.stages[name].questions or len(facts[recipe.stages[name].look]))
+    """The stages that this data can teach: those without questions learn from a world's facts alone."""
+    kept = tuple(name for name in stages if recipe.stages[name].questions or len(split.known))
     if left := [name for name in stages if name not in kept]:
-        lacking = "tells facts as worlds do" if not len(split.known) else "shows other shapes than boxes"
-        print(f"no set {lacking}, so left out: {', '.join(left)}; --init goes on from a bridge that was taught them",
-              file=sys.stderr)  # fmt: skip
-    return kept
-
-
-def with_magnifier(stages: tuple[str, ...], recipe: FitRecipe, trainee: Trainee) -> tuple[str, ...]:
-    """The stages without that of a magnifier, where the bridge has none."""
-    if trainee.model.bridge.config.magnify:
-        return stages
-    kept = tuple(name for name in stages if not recipe.stages[name].look)
-    if recipe.magnify and len(kept) < len(stages):
-        read = ", ".join(map(str, trainee.model.config.taps))
-        print(f"layers {read} of the encoder are read, not its patches (layer 0), so nothing looks into these; "
-              f"--set taps=0,{read.replace(' ', '')} reads them too", file=sys.stderr)  # fmt: skip
+        print(f"no set tells facts as worlds do, so left out: {', '.join(left)}; --init goes on from a bridge that was "
+              "taught them", file=sys.stderr)  # fmt: skip
     return kept
 
 

@@ -32,7 +32,7 @@ from ..perception.encoder import VJEPA2World
 from ..reasoner.llm import four_bit, keep_trainable
 from ..reasoner.processing import collate, pack
 from .facts import MEASURES
-from .fit import TOGETHER, Batch, Trainee, assemble, check_shares, gradients, in_rows, shares, trained, with_magnifier
+from .fit import TOGETHER, Batch, Trainee, assemble, check_shares, gradients, in_rows, shares, trained
 from .flops import Operations, watching
 from .recipes import FitRecipe, Stage
 from .shapes import encoder_shape, language_shape
@@ -128,8 +128,7 @@ def plan(
     if sharding not in SHARDED:
         raise ValueError(f"no sharding {sharding!r}; there are: {', '.join(SHARDED)}")
     where, trainee = CLUSTERS[cluster], blueprint(recipe, dtype)
-    names = with_magnifier(tuple(recipe.stages), recipe, trainee)
-    stages = {name: plan_stage(trainee, name, recipe, where, sharding, dtype) for name in names}
+    stages = {name: plan_stage(trainee, name, recipe, where, sharding, dtype) for name in recipe.stages}
     return Plan(where, sharding, parameters(trainee), watching(trainee.model.encoder), stages)
 
 
@@ -197,10 +196,6 @@ def stand_in(trainee: Trainee, recipe: FitRecipe, stage: Stage, asked: int, extr
         "classes": torch.zeros(clips, len(MEASURES), dtype=torch.int64, device=device),
         "places": torch.ones(clips, len(COLOURS), trainee.heads.places.out_features, device=device),
     }
-    if stage.look:
-        vision = trainee.model.config.vision_config
-        size, tubelet = vision.crop_size, vision.tubelet_size
-        return batch | {"frames": torch.zeros(clips, tubelet, size, size, 3, dtype=torch.uint8, device=device)}
     if recipe.imagined_tokens:
         shape = (clips, math.prod(bridge.imagined_grid), bridge.imagined_width)
         batch["imagined"] = torch.ones(shape, device=device)

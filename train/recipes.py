@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 TRAINABLE: dict[str, tuple[str, ...]] = {
-    "look": ("magnifier", "heads"),
     "warm": ("bridge", "heads"),
     "align": ("out",),
     "tune": ("bridge", "out", "heads", "lora"),
 }
 """Which parts a stage changes ("out": the bridge's MLP into the language model's space and its slots' names, "bridge":
-all before it but the magnifier, which looks into patches).
+all before it).
 
 The encoder is in none of them: it stays frozen. Align leaves the warm bridge alone: the first gradients through an
 untrained MLP would undo it (LOG.md).
@@ -24,9 +23,8 @@ class Stage:
 
     facts_weight: how much the slots' words and the direct heads count beside the language model's loss; questions: at
     most so many a clip; extra: so many clips more a step, for words and heads alone; told: the share of clips whose
-    slots say what is true instead of what the bridge sees, so that reading is learned apart from seeing; look: learn
-    from objects' shapes alone, each told by the patch that it lies in, of clips with more than boxes, their last frames
-    moved and lit in another way each time (moves.Moves).
+    slots say what is true instead of what the bridge sees, so that reading is learned apart from seeing; fresh: clips
+    of worlds are moved and lit in another way each time (moves.Moves) and watched anew, with no cached features.
     """
 
     steps: int
@@ -40,7 +38,7 @@ class Stage:
     questions: int = 0
     extra: int = 0
     told: float = 0.0
-    look: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,13 @@ class FitRecipe:
     encoder, llm: folder or hub id ("": the embedded ones); rate, frames: how many a second, and how many at all, the
     encoder is shown (0: what its folder says, and one window of it); taps: which of its layers are read (none: what its
     folder says); four_bit: the language model's frozen weights in NF4 (QLoRA, Dettmers et al. 2023).
-    sharp_tubelets, magnify, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge (BridgeConfig), with
-    the slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled by alpha / sqrt(rank),
-    for high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu et al. 2024). mirror:
-    learn from every clip's mirror image, moved and in another light, too. accumulate: in how many parts, one after the
-    other, a rank computes its share of a batch; checkpointing: keep only what enters each layer of the language model,
-    and compute the rest again in backward (Chen et al. 2016), up to half as many operations more. Like the number of
-    ranks, both change what fits in memory, and nothing that is learned.
+    sharp_tubelets, magnify, magnified, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge
+    (BridgeConfig), with the slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled
+    by alpha / sqrt(rank), for high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu
+    et al. 2024). mirror: learn from every clip's mirror image, moved and in another light, too. accumulate: in how many
+    parts, one after the other, a rank computes its share of a batch; checkpointing: keep only what enters each layer of
+    the language model, and compute the rest again in backward (Chen et al. 2016), up to half as many operations more.
+    Like the number of ranks, both change what fits in memory, and nothing that is learned.
     """
 
     stages: dict[str, Stage] = field(
@@ -85,6 +83,7 @@ class FitRecipe:
     four_bit: bool = False
     sharp_tubelets: int = 2
     magnify: int = 0
+    magnified: int = 1
     width: int = 192
     depth: int = 2
     heads: int = 6
@@ -113,8 +112,11 @@ class FitRecipe:
 def nano() -> FitRecipe:
     """The embedded model's bridge and LoRA. Tuning reads its 6 clips in three rows: one after the other they take half
     the memory of all at once, for a twentieth more time."""
-    look = Stage(steps=7000, batch=96, lr=2e-3, warmup=200, look=True)
-    return FitRecipe({"look": look, **FitRecipe().stages}, accumulate=3, magnify=4)
+    stages = FitRecipe().stages
+    warm = replace(stages["warm"], fresh=True)
+    return FitRecipe(
+        {**stages, "warm": warm}, accumulate=3, magnify=4, magnified=4, sharp_tubelets=0, width=256, depth=4, heads=8
+    )
 
 
 def nano_no_imagination() -> FitRecipe:
@@ -136,8 +138,7 @@ def nano_rivals() -> FitRecipe:
 def tiny() -> FitRecipe:
     """A run of seconds for tests."""
     stages = {
-        "look": Stage(steps=2, batch=4, lr=1e-3, warmup=1, look=True),
-        "warm": Stage(steps=4, batch=4, lr=1e-3, warmup=1, facts_weight=1.0),
+        "warm": Stage(steps=4, batch=4, lr=1e-3, warmup=1, facts_weight=1.0, fresh=True),
         "align": Stage(steps=2, batch=2, lr=0.0, out_lr=1e-3, warmup=1, questions=3),
         "tune": Stage(
             steps=2,
