@@ -34,7 +34,7 @@ def losses(out: Path) -> list[tuple[str, int, float]]:
     """Stage, step and loss of everything that a run has logged."""
     return [
         (stage, row["step"], row["loss"])
-        for stage in ("look", "warm", "align", "tune")
+        for stage in ("warm", "align", "tune")
         for row in map(json.loads, (out / stage / "metrics.jsonl").read_text().splitlines())
     ]
 

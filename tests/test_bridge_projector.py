@@ -6,12 +6,12 @@ import torch
 from foretell.bridge.projector import BridgeConfig, WorldProjector, average
 
 
-def small(imagined: int = 2, sharp: int = 0, magnify: int = 0) -> WorldProjector:
+def small(imagined: int = 2, sharp: int = 0, magnify: int = 0, magnified: int = 1) -> WorldProjector:
     torch.manual_seed(0)
     config = BridgeConfig(
         feature_width=12, grid=(2, 4, 4), imagined_width=6, imagined_grid=(1, 4, 4), width=16, depth=1, heads=2,
         cells=(1, 2, 2), global_tokens=3, imagined_tokens=imagined, llm_width=20, token_scale=0.5, sharp_tubelets=sharp,
-        magnify=magnify, magnify_width=4, magnify_channels=5 if magnify else 0,
+        magnify=magnify, magnified=magnified, magnify_width=4, magnify_channels=5 if magnify else 0,
     )  # fmt: skip
     return WorldProjector(config).eval()
 
@@ -81,8 +81,9 @@ def test_what_is_older_than_the_sharp_tubelets_is_averaged_two_by_two() -> None:
     assert (bridge(seen, imagined) - bridge(swapped, imagined)).abs().max() > 1e-3
 
 
-def test_a_magnifier_adds_nothing_at_first_and_then_to_the_last_tubelet_alone() -> None:
-    plain, close, (seen, imagined) = small(), small(magnify=4), features()
+@pytest.mark.parametrize("magnify", [2, 4])
+def test_a_magnifier_adds_nothing_at_first_and_then_to_the_last_tubelet_alone(magnify: int) -> None:
+    plain, close, (seen, imagined) = small(), small(magnify=magnify), features()
     own = {name: one for name, one in close.state_dict().items() if name.startswith("magnifier")}
     close.load_state_dict(plain.state_dict() | own)
     assert torch.equal(close(seen, imagined), plain(seen, imagined))
@@ -95,14 +96,26 @@ def test_a_magnifier_adds_nothing_at_first_and_then_to_the_last_tubelet_alone() 
 def test_a_magnifier_looks_at_what_lies_next_to_a_token_and_not_far_from_it() -> None:
     bridge, (seen, _) = small(magnify=4), features(1)
     torch.nn.init.normal_(bridge.magnifier.close.weight)
-    for place, one in enumerate(bridge.magnifier.look):
-        if isinstance(one, torch.nn.GroupNorm):  # it looks at all of the picture
-            bridge.magnifier.look[place] = torch.nn.Identity()
+    for part in bridge.magnifier.look.modules():
+        if isinstance(part, torch.nn.GroupNorm):  # it looks at all of the picture
+            part.forward = lambda cells: cells  # type: ignore[method-assign, assignment]
     there = seen.clone()
     there[:, 16, :5] += 1  # the patch of the first token of the last tubelet
-    moved = (bridge.take_in(there) - bridge.take_in(seen)).abs().amax(-1)[0, 16:].view(4, 4)
-    assert (moved[:2, :2] > 1e-4).all()
-    assert (moved[3] < 1e-6).all() and (moved[:, 3] < 1e-6).all()
+    moved = (bridge.take_in(there) - bridge.take_in(seen)).abs().amax(-1)[0].view(2, 4, 4)
+    assert (moved[1, :2, :2] > 1e-4).all() and moved[1, 0, 0] > 5 * moved[1, 3, 3]
+    assert not moved[0].any()
+
+
+def test_a_magnifier_looks_into_as_many_tubelets_as_it_is_told() -> None:
+    plain, close, (seen, _) = small(), small(magnify=4, magnified=2), features()
+    close.load_state_dict(
+        plain.state_dict() | {n: one for n, one in close.state_dict().items() if n.startswith("magn")}
+    )
+    torch.nn.init.normal_(close.magnifier.close.weight)
+    assert ((close.take_in(seen) - plain.take_in(seen)).abs().amax(-1) > 1e-3).all()
+    turned = seen.unflatten(1, (2, 16)).flip(1).flatten(1, 2)
+    one, other = (close.magnifier(close.seen.standard(tokens[..., :5])) for tokens in (seen, turned))
+    torch.testing.assert_close(one.unflatten(1, (2, 16)).flip(1).flatten(1, 2), other, msg="tubelets got mixed up")
 
 
 def test_a_patch_is_opened_into_an_even_number_of_cells() -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from foretell.bridge.cache import FeatureCache
 from foretell.perception.encoder import VJEPA2World
 from foretell.reasoner.answer import Foretell
 from foretell.reasoner.model import save_parts
@@ -21,7 +22,6 @@ from foretell.train import fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
 from foretell.train.facts import (
     MISSING,
-    SHAPE_SLOTS,
     SLOTS,
     WORDS,
     FactHeads,
@@ -37,6 +37,7 @@ from foretell.train.facts import (
 from foretell.train.flops import Operations
 from foretell.train.moves import Moves
 from foretell.train.recipes import FitRecipe, Stage, tiny
+from foretell.train.worlds import generate
 from foretell.train.worlds.questions import family
 from foretell.train.worlds.scene import COLOURS, SHAPES
 
@@ -88,7 +89,7 @@ def test_every_stage_changes_its_own_parts_only(lab: Path, model: Path) -> None:
         a, b = weights(one, part), weights(other, part)
         return all(torch.equal(a[name], b[name]) for name in a)
 
-    assert same("bridge.magnifier", "look", "tune") and not same("bridge.seen", "look", "warm")
+    assert same("bridge.magnifier", "warm", "align") and not same("bridge.magnifier", "align", "tune")
     assert not weights("warm", "lora") and not weights("align", "lora")
     assert any(t.any() for n, t in weights("tune", "lora").items() if "lora_B" in n)
     assert same("bridge.blocks", "warm", "align") and not same("bridge.blocks", "align", "tune")
@@ -96,41 +97,79 @@ def test_every_stage_changes_its_own_parts_only(lab: Path, model: Path) -> None:
     assert same("heads", "warm", "align") and not same("heads", "align", "tune")
 
 
-def test_looking_into_tokens_is_learned_apart_from_all_else(lab: Path, model: Path) -> None:
+def fresh(lab: Path, stage: Stage) -> tuple[fit.Draw, Split, fit.Watcher]:
     world = VJEPA2World.from_pretrained(lab / "encoder")
-    trainee, processor = fit.build(tiny(), world, str(lab / "llm"))
-    before = {name: weight.clone() for name, weight in trainee.named_parameters()}
-    newest = sorted((lab / "run" / "look" / "checkpoints").glob("step-*"))[-1]
-    fit.load_weights(trainee, "look", load_file(newest / "tensors.safetensors"))
-    changed = {name for name, weight in trainee.named_parameters() if not torch.equal(weight, before[name])}
-    assert changed and all(name.startswith(("model.bridge.magnifier.", "heads.shapes.")) for name in changed)
-    split, stage = Split.open(lab / "data", world, lab / "features"), tiny().stages["look"]
-    drawn = fit.draw(0, stage, split, fit.Prompts(processor), seed=0)
-    batch = fit.looked_at(drawn, slice(None), split, 16, 2)
-    assert batch["frames"].shape == (4, 2, 16, 16, 3)
-    assert fact_counts(batch)["shapes"] == batch["counts"]["shapes"] > 0
-    loss, found = trainee(batch, stage)["loss"], fit.looked_at(drawn, slice(None), split, 16, 2)
-    assert torch.equal(found["frames"], batch["frames"]) and loss > 0
-    shapes = [{one["shape"] for one in load_clips(lab / "data").clips[row]["objects"]} for row in drawn.asked]
-    assert all(shapes) and not any(kinds == {"box"} for kinds in shapes)
-    rows = [json.loads(line) for line in (lab / "run" / "look" / "metrics.jsonl").read_text().splitlines()]
-    assert 0 <= rows[-1]["val_shapes"] <= 1
+    split = Split.open(lab / "data", world, lab / "features", mirror=True)
+    watcher = fit.Watcher(world, split.stock(world, torch.device("cpu")))
+    _, processor = fit.build(tiny(), world, str(lab / "llm"))
+    return fit.draw(0, stage, split, fit.Prompts(processor), seed=0), split, watcher
 
 
-def test_where_patches_are_not_read_there_is_nothing_to_look_into(lab: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    stages = {name: tiny().stages[name] for name in ("look", "warm")}
-    train(lab, lab / "deep", replace(tiny(), stages=stages, taps=(2, 3)), ("look", "warm"))
-    assert not (lab / "deep" / "look").exists() and (lab / "deep" / "warm").is_dir()
-    assert "layers 2, 3 of the encoder are read, not its patches" in capfd.readouterr().err
+def test_a_fresh_stage_sees_each_clip_in_another_way_and_is_told_what_is_true_of_that(lab: Path, model: Path) -> None:
+    stage = replace(tiny().stages["warm"], batch=24)
+    drawn, split, watcher = fresh(lab, stage)
+    batch = watcher.features(fit.fresh_batch(drawn, slice(None), split), imagination=True)
+    assert drawn.moves is not None and sorted(drawn.asked) == list(range(24)), "mirror images are drawn from, too"
+    kept, _ = split.cache.rows([split.keys[row] for row in drawn.asked])
+    assert batch["features"].shape == kept.shape and not torch.allclose(batch["features"], kept, atol=0.1)
+    still = Moves(
+        *(part * 0 + rest for part, rest in zip(vars(drawn.moves).values(), (1, 0, 1, 0, 1, 1, 0, 0, 0), strict=True))
+    )
+    plain = fit.fresh_batch(replace(drawn, moves=still), slice(None), split)
+    torch.testing.assert_close(watcher.features(plain, imagination=True)["features"], kept, atol=0.02, rtol=0.02)
+    truth = split.targets.batch(drawn.asked)
+    direction, sides = list(SLOTS).index("direction"), [WORDS.index(" left"), WORDS.index(" right")]
+    turned = batch["words"] != truth["words"]
+    assert torch.equal(
+        turned[:, direction], drawn.moves.mirrored & torch.isin(truth["words"][:, direction], torch.tensor(sides))
+    )
+    assert not turned[:, torch.arange(len(SLOTS)) != direction].any()
+    torch.testing.assert_close(batch["places"], drawn.moves.places(truth["places"]), equal_nan=True)
+    assert batch["counts"] == fact_counts(batch) | {"answers": 0.0}
 
 
-def test_boxes_alone_teach_nobody_to_look(lab: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_parts_of_a_fresh_batch_see_what_the_whole_would(lab: Path, model: Path) -> None:
+    drawn, split, watcher = fresh(lab, tiny().stages["warm"])
+    whole = watcher.features(fit.fresh_batch(drawn, slice(None), split), imagination=True)
+    for part in fit.shares(0, 1, 2):
+        mine = watcher.features(fit.fresh_batch(drawn, part, split), imagination=True)
+        for name in ("features", "imagined", "words", "places"):
+            torch.testing.assert_close(mine[name], whole[name][part], equal_nan=True)
+
+
+def test_fresh_stages_alone_cache_no_more_features_than_statistics_need(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STATISTICS", 5)
+    generate(tmp_path / "few", 4, seed=90, progress=False)
+    stages = {"warm": replace(tiny().stages["warm"], steps=1)}
+    recipe = replace(tiny(), stages=stages, save_every=1)
+    fit.run(
+        lab / "data",
+        tmp_path / "few",
+        lab / "encoder",
+        tmp_path / "out",
+        recipe,
+        str(lab / "llm"),
+        tmp_path / "features",
+    )
+    assert len(FeatureCache.open(tmp_path / "features").place) == 5 + 4
+
+
+def test_shapes_told_by_patches_are_validated_where_patches_are_looked_into(lab: Path, model: Path) -> None:
+    rows = [json.loads(line) for line in (lab / "run" / "warm" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 <= rows[-1]["val_shapes"] <= 1 and rows[-1]["shapes"] > 0
+    train(lab, lab / "deep", replace(tiny(), stages={"warm": tiny().stages["warm"]}, taps=(2, 3)))
+    rows = [json.loads(line) for line in (lab / "deep" / "warm" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["val_words"] >= 0 and not {"val_shapes", "shapes"} & set(rows[-1])
+
+
+def test_what_tells_no_facts_cannot_warm_a_bridge_up(lab: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     split = Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
-    assert fit.teachable(tiny(), ("look", "warm"), split) == ("look", "warm")
-    split.targets.words[:, SHAPE_SLOTS] = WORDS.index(" box")
-    boxes = replace(split)  # what is derived from targets is derived again
-    assert fit.teachable(tiny(), ("look", "warm"), boxes) == ("warm",)
-    assert "no set shows other shapes than boxes, so left out: look" in capfd.readouterr().err
+    assert fit.teachable(tiny(), ("warm", "tune"), split) == ("warm", "tune")
+    unknown = replace(split, targets=Targets.unknown(len(split.keys)))
+    assert fit.teachable(tiny(), ("warm", "tune"), unknown) == ("tune",)
+    assert "no set tells facts as worlds do, so left out: warm" in capfd.readouterr().err
 
 
 def test_a_cut_run_goes_on_to_bit_identical_losses(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,12 +363,15 @@ def test_what_is_moved_lies_where_its_place_says() -> None:
     moves = Moves.draw(np.random.default_rng(1), 40)
     frames = torch.zeros(40, 2, 64, 64, 3, dtype=torch.uint8)
     frames[:, :, 30:34, 38:42] = 200  # its middle at (.625, .5)
-    places = moves.places(torch.tensor([0.625, 0.5, 9.0]).expand(40, 1, 3))
+    moves = replace(moves, bars=0 * moves.bars, noise=0 * moves.noise)
+    places = moves.places(torch.tensor([0.625, 0.5, 0.2, -0.1]).expand(40, 1, 4))
     light = moves.frames(frames)[:, 1].float().sum(-1)  # [B, S, S]
     light = (light - light.flatten(1).median(1).values[:, None, None]).clamp_min(0)
     middles = torch.stack([(light.sum(axis) * (torch.arange(64) + 0.5) / 64).sum(1) for axis in (1, 2)], dim=1)
     torch.testing.assert_close(middles / light.sum((1, 2))[:, None], places[:, 0, :2], atol=0.01, rtol=0)
-    assert (places[..., 2] == 9).all() and places[:, 0, 0].std() > 0.1
+    assert places[:, 0, 0].std() > 0.08 and moves.mirrored.any() and not moves.mirrored.all()
+    there = moves.places(torch.tensor([0.825, 0.4]).expand(40, 1, 2))
+    torch.testing.assert_close(places[..., 2:], there - places[..., :2], msg="moves are not those of the new picture")
     part = moves.part(slice(1, None, 3))
     assert torch.equal(part.frames(frames[1::3]), moves.frames(frames)[1::3])
     assert Moves.draw(np.random.default_rng(1), 40).places(places).isfinite().all()
@@ -340,11 +382,11 @@ def test_what_a_mirror_moves_stays_off_the_edge() -> None:
     seeds = [np.random.default_rng(seed) for seed in range(50)]
 
     def kept(moves: Moves) -> list[bool]:
-        there = moves.places(places[None])[0]
-        return ((there > edge) & (there < 1 - edge)).all(-1).tolist()
+        there, hidden = moves.places(places[None])[0], edge + torch.from_numpy(moves.bars[0])
+        return ((there > hidden) & (there < 1 - hidden)).all(-1).tolist()
 
-    careless = [kept(Moves.mirror(rng, places, tries=1)) for rng in seeds]
-    careful = [Moves.mirror(rng, places) for rng in seeds]
+    careless = [kept(Moves.keeping(rng, places[None], sides=(-1.0,), tries=1)) for rng in seeds]
+    careful = [Moves.keeping(rng, places[None], sides=(-1.0,), tries=40) for rng in seeds]
     assert all((moves.scale[:, 0] < 0).all() and kept(moves)[:2] == [True, True] for moves in careful)
     assert any(one[:2] != [True, True] for one in careless)
 
@@ -437,11 +479,27 @@ def test_another_light_is_mild_and_the_same_each_time(lab: Path) -> None:
     plain, image = packed.shown(0, 1.0, 8.0, 8), mirror.shown(0, 1.0, 8.0, 8)
     again = packed.mirror().shown(0, 1.0, 8.0, 8)
     assert image.dtype == np.uint8 and image.shape == plain.shape and np.array_equal(image, again)
-    assert mirror.mirrored is not None
-    moved = mirror.mirrored.part(slice(0, 1)).frames(torch.from_numpy(plain)[None])[0].numpy()
-    change = np.abs(image.astype(float) - moved).mean()
-    assert 0 < change < 40 and np.corrcoef(image.ravel(), moved.ravel())[0, 1] > 0.9
-    assert np.abs(image.astype(float) - plain).mean() > change, "left and right were not exchanged"
+    moves = mirror.mirrored
+    assert moves is not None
+    frames = torch.stack([torch.from_numpy(packed.shown(row, 1.0, 8.0, 8)) for row in range(24)])
+    dull = replace(
+        moves, noise=0 * moves.noise, bars=0 * moves.bars, contrast=moves.contrast**0, saturation=moves.saturation**0
+    )
+    lit = replace(dull, gain=dull.gain**0, lift=0 * dull.lift)
+    changed = (moves.frames(frames).float() - lit.frames(frames).float()).abs().mean((1, 2, 3, 4))
+    assert changed.max() < 60 and changed.mean() > 2 and (changed < 0.01).any(), "some are lit as they were"
+    alike = [
+        np.corrcoef(one.ravel(), other.ravel())[0, 1]
+        for one, other in zip(moves.frames(frames), lit.frames(frames), strict=True)
+    ]
+    assert np.median(alike) > 0.9
+
+
+def test_bars_are_black_and_hide_nothing_that_is_asked_about() -> None:
+    moves = replace(Moves.draw(np.random.default_rng(0), 2), bars=np.array([[0.125, 0], [0, 0.25]], np.float32))
+    across, down = moves.frames(torch.full((2, 2, 16, 16, 3), 128, dtype=torch.uint8))
+    assert not across[:, :, :2].any() and not across[:, :, -2:].any() and across[:, :, 2:-2].all()
+    assert not down[:, :4].any() and not down[:, -4:].any() and down[:, 4:-4].all()
 
 
 def test_margins_and_gaps_are_told_in_classes() -> None:
@@ -518,7 +576,7 @@ def test_words_of_an_outcome_carry_a_verdict(lab: Path, model: Path, tmp_path: P
 
 def test_the_model_folder_tells_how_it_came_to_be(model: Path) -> None:
     facts = json.loads((model / "training.json").read_text())
-    assert facts["train_clips"] == 24 and set(facts["wall_seconds"]) == {"look", "warm", "align", "tune"}
+    assert facts["train_clips"] == 24 and set(facts["wall_seconds"]) == {"warm", "align", "tune"}
 
 
 def test_what_came_before_a_model_is_kept(model: Path, tmp_path: Path) -> None:

@@ -80,7 +80,6 @@ def test_a_plan_counts_the_parameters_of_the_embedded_model() -> None:
 @pytest.mark.parametrize(
     ("stage", "switches"),
     [
-        ("look", ""),
         *((stage, switches) for stage in ("warm", "align", "tune") for switches in ("", "four_bit")),
         ("align", "checkpointing"),
         ("tune", "checkpointing"),
@@ -100,7 +99,7 @@ def test_a_rehearsed_step_holds_and_does_what_a_real_one_does(recipe: FitRecipe,
     ]
     assert ledgers[0].flops == ledgers[1].flops > 0
     planned, held = (ledger.worst for ledger in ledgers)
-    near = 0.03 if stage == "look" else 0.01  # convolutions are laid out otherwise on the meta device
+    near = 0.03 if stage == "warm" else 0.01  # convolutions are laid out otherwise on the meta device
     assert sum(planned.values()) == pytest.approx(sum(held.values()), rel=near)
     for kind in (planning.PACKED, planning.LOGITS, planning.OPTIMIZER, planning.FEATURES):
         assert planned.get(kind) == held.get(kind)
@@ -175,7 +174,7 @@ def test_what_cannot_be_planned_says_what_can(recipe: FitRecipe) -> None:
         planning.plan(recipe, "h300")
     with pytest.raises(ValueError, match=r"no sharding 'zero'; there are: ddp, fsdp"):
         planning.plan(recipe, "cpu2", "zero")
-    with pytest.raises(ValueError, match=r"4 clips a step for 8 ranks: set stages.look.batch to a multiple of 8"):
+    with pytest.raises(ValueError, match=r"4 clips a step for 8 ranks: set stages.warm.batch to a multiple of 8"):
         planning.plan(recipe, "h100x8")
 
 
@@ -186,7 +185,7 @@ def test_a_plan_is_told(recipe: FitRecipe, capsys: pytest.CaptureFixture[str]) -
     assert all(word in shown for word in ("LoRA", "optimizer state", "memory a rank", "most clips a rank that fit"))
     assert main([*asked, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["recipe"]["llm"] == recipe.llm and set(told["stages"]) == {"look", "warm", "align", "tune"}
+    assert told["recipe"]["llm"] == recipe.llm and set(told["stages"]) == {"warm", "align", "tune"}
     assert told["stages"]["tune"]["memory"]["weights"] > 0
 
 

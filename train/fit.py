@@ -67,6 +67,7 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         sharp_tubelets=recipe.sharp_tubelets,
         magnify=magnify,
         magnified=min(recipe.magnified, t),
+        magnify_width=recipe.width // 4,
         magnify_channels=hidden if magnify else 0,
         width=recipe.width,
         depth=recipe.depth,

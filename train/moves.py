@@ -119,7 +119,8 @@ class Moves:
         place = (torch.arange(size) + 0.5) / size
         across, down = ((place > bar) & (place < 1 - bar) for bar in torch.from_numpy(self.bars.T)[..., None])  # [B, S]
         shown = (down[:, :, None] & across[:, None, :])[:, None, None]
-        return pictures * shown.to(pictures.device)
+        framed: Tensor = pictures * shown.to(pictures.device)
+        return framed
 
     def places(self, places: Tensor) -> Tensor:
         """Where things lie now, and how far they go: [B, K, P], a place (across, down) in pictures, then moves from it;

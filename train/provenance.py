@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,17 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES if installed(name)},
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_flags": cpu_flags(),
         "gpus": [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())],
     }
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there: one that a run can do without may be left out of its machine."""
+    return any(True for _ in Distribution.discover(name=package))
 
 
 def cpu_flags() -> list[str]:
