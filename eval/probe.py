@@ -27,7 +27,7 @@ from transformers import VJEPA2Model
 from ..bridge.projector import Intake, Reader, block
 from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped
 from ..train.data import Packed, load_clips
-from ..train.learner import train_dtype
+from ..train.learner import train_device, train_dtype
 from ..train.objectives import pixels_of
 from ..train.worlds.scene import COLOURS, SHAPES
 from .record import digest, line, mark, provenance, readable, rounded, write
@@ -162,6 +162,7 @@ def random_init(world: VJEPA2World, seed: int = 0) -> VJEPA2World:
     """An encoder of the same shape that has learned nothing."""
     torch.manual_seed(seed)
     model = VJEPA2Model(world.model.config).eval().requires_grad_(False)
+    nn.Module.to(model, world.model.device)
     return VJEPA2World(model, world.taps, world.rate, world.frames)
 
 
@@ -314,7 +315,7 @@ class Heads:
     def __init__(
         self, heads: list[nn.Module], optimizers: list[torch.optim.Optimizer], question: Question, how: Training
     ) -> None:
-        self.heads, self.optimizers = heads, optimizers
+        self.heads, self.optimizers = [nn.Module.to(head, train_device()) for head in heads], optimizers
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.kinds, self.warmup = question.kinds, how.warmup
         self.mean, self.scale = 0.0, 1.0
@@ -324,7 +325,8 @@ class Heads:
     def learn(self, step: int, tokens: Tensor, values: Floats) -> None:
         """One step of every head: tokens [B, N, C] or frames, values [B]."""
         wanted = torch.from_numpy((values - self.mean) / self.scale).float()
-        wanted = wanted.long() if self.kinds else wanted[:, None]
+        wanted = (wanted.long() if self.kinds else wanted[:, None]).to(train_device())
+        tokens = tokens.to(train_device())
         loss = nn.functional.cross_entropy if self.kinds else nn.functional.mse_loss
         for head, optimizer, rates in zip(self.heads, self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -385,7 +387,7 @@ def finetuned(
     """As `attentive` of one block, but the encoder learns with it, at each of FINE_RATES."""
     learned, tested = (frames_of(part, world, range(len(part.clips))) for part in (train, test))
     with torch.no_grad():
-        sample = tapped(world.model, normalise(torch.from_numpy(learned[known.rows[:256]])), (layer,))[0]
+        sample = world.layers(torch.from_numpy(learned[known.rows[:256]]), (layer,)).cpu()
     modules: list[nn.Module] = []
     optimizers: list[torch.optim.Optimizer] = []
     for rate in FINE_RATES:
@@ -437,8 +439,8 @@ def trained(
 @torch.no_grad()
 def read(head: nn.Module, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
     """What a head says of some clips: float32 [n, columns]."""
-    parts = [head(torch.from_numpy(inputs[rows[at : at + 256]]).float()) for at in range(0, len(rows), 256)]
-    told: Floats = torch.cat(parts).numpy()
+    batches = (torch.from_numpy(inputs[rows[at : at + 256]]) for at in range(0, len(rows), 256))
+    told: Floats = torch.cat([head(batch.to(train_device()).float()) for batch in batches]).cpu().numpy()
     return told
 
 
@@ -507,6 +509,7 @@ def run(
     does not exist.
     """
     world, how = VJEPA2World.from_pretrained(model), how or Training()
+    nn.Module.to(world.model, train_device())
     train, test = load_clips(train_data), load_clips(data)
     asked, answers = questions_of(train.clips), questions_of(test.clips)
     shared = sorted(asked.keys() & answers.keys())

@@ -366,7 +366,8 @@ class World(nn.Module):
 
     def layers(self, frames: Tensor, taps: tuple[int, ...]) -> Tensor:
         """As `encode`, of any layers: uint8 [B, T, S, S, 3] -> [B, N, layers * D]."""
-        return torch.cat(seen(self.model, normalise(frames).to(self.model.dtype), taps), dim=-1)
+        pixels = normalise(frames.to(self.model.device)).to(self.model.dtype)
+        return torch.cat(seen(self.model, pixels, taps), dim=-1)
 
 
 class VJEPA2World(World):
