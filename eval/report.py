@@ -5,7 +5,7 @@
 
 A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`; the block called benchmarks is
 about the public ones, from their descriptions and from the results named after them, planning's is about plans,
-elsewhere's about one model in several worlds. A
+elsewhere's about one model in several worlds, encoders' about models that were trained apart to compare encoders. A
 README beside a training.json is a model card, made whole from that file and the results named after its folder.
 """
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
-BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK = "benchmarks", "planning", "elsewhere"
+BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK, ENCODERS_BLOCK = "benchmarks", "planning", "elsewhere", "encoders"
+APART = "another model, trained apart"
+"""What an exam says of such a taker."""
 ELSEWHERE = {
     "nano": "as in training",
     "shapes": "new shapes and textures",
@@ -106,9 +108,9 @@ def _figure_cells(by_taker: Mapping[str, Any], takers: Sequence[str]) -> list[st
     return [f"{figures[0]['n']:,}", chance, *(percent(figure) for figure in figures)]
 
 
-def headline_table(found: Results) -> str:
-    """The headline figures in percent, each control beside the model."""
-    takers = takers_of(found)
+def headline_table(found: Results, takers: Sequence[str] | None = None) -> str:
+    """The headline figures in percent, each control beside the model; or those of these takers."""
+    takers = takers or takers_of(found)
     rows = ([row["label"], *_score_cells(row, takers)] for row in found["figures"]["headlines"].values())
     return _table(["questions", "metric", "n", "chance", *map(title, takers)], rows)
 
@@ -230,7 +232,15 @@ def block(name: str) -> str:
         return benchmark_table()
     if name == ELSEWHERE_BLOCK:
         return elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()})
+    if name == ENCODERS_BLOCK:
+        return encoders_section(results(name))
     return planning_section(results(name)) if name == PLANNING_BLOCK else tables(results(name))
+
+
+def encoders_section(found: Results) -> str:
+    """The headline figures of models that were trained apart from the one they sat an exam beside."""
+    apart = [name for name, means in found["takers"].items() if means == APART]
+    return f"{headline_table(found, apart)}\n\n{provenance(found)}"
 
 
 def elsewhere_section(found: Mapping[str, Results]) -> str:
