@@ -30,6 +30,7 @@ from ..train.data import Packed, load_clips
 from ..train.learner import train_device, train_dtype
 from ..train.objectives import pixels_of
 from ..train.worlds.scene import COLOURS, SHAPES
+from ..train.worlds.sight import SHAPED, count_seen, in_sight
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import Statistic, balanced_accuracy, figure
 
@@ -62,8 +63,10 @@ def variables_of(clip: Row) -> dict[str, float]:
     last = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
     now, before = (np.array(clip["states"][frame][0]) for frame in (last, max(last - 1, 0)))
     told = {clip["outcome"]["name"]: float(clip["outcome"]["value"]), "x": float(now[7]), "y": float(now[8])}
-    told["count"] = float(len(clip["objects"]))
-    told["colour"] = float(KINDS["colour"].index(clip["objects"][0]["colour"]))
+    if (count := count_seen(clip)) is not None:
+        told["count"] = float(count)
+    if clip["objects"][0] in in_sight(clip):
+        told["colour"] = float(KINDS["colour"].index(clip["objects"][0]["colour"]))
     if clip["scenario"] in ("towers", "support"):
         return told | {"margin": float(min(clip["notes"]["margins"]))}
     if clip["scenario"] == "dominoes":
@@ -72,7 +75,8 @@ def variables_of(clip: Row) -> dict[str, float]:
         told["speed"] = float(np.linalg.norm(now[:3] - before[:3]) * clip["fps"])
     if clip["objects"][0]["shape"] not in KINDS["shape"]:
         return told
-    told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
+    if clip["objects"][0] in in_sight(clip, SHAPED):
+        told["shape"] = float(KINDS["shape"].index(clip["objects"][0]["shape"]))
     if last > 0:
         told["mass"] = math.log(volume(clip["objects"][0]) * clip["objects"][0]["density"])
     return told

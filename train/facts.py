@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..bridge.projector import Reader
 from .worlds.scene import COLOURS, SHAPES
+from .worlds.sight import count_seen, in_sight, out_of_sight
 
 Row = dict[str, Any]
 AHEAD = (0.5, 1.0)  # seconds after the last shown frame at which places are asked for
@@ -105,20 +106,21 @@ def slot_words() -> list[list[int]]:
 
 
 def words_of(clip: Row) -> dict[str, str]:
-    """What is true of a clip, slot by slot; slots that mean nothing for it are left out."""
+    """What is true of a clip, slot by slot; what means nothing for it, or cannot be seen, is left out."""
     scenario, facts, objects = clip["scenario"], clip["facts"], clip["objects"]
+    there = {one["colour"] for one in objects} - {one["colour"] for one in out_of_sight(clip)}
     words = {
         "outcome": OUTCOMES[scenario][clip["outcome"]["value"]],
-        "count": str(len(objects)),
-        **{f"{colour} shape": " none" for colour in COLOURS if colour not in {one["colour"] for one in objects}},
+        **{f"{colour} shape": " none" for colour in COLOURS if colour not in there},
     }
+    words |= {"count": str(count)} if (count := count_seen(clip)) is not None else {}
     words |= {"scene": SCENES[scenario]} if scenario in SCENES else {}
     words |= _reason(facts["reason"])
-    words |= {f"{one['colour']} shape": f" {one['shape']}" for one in objects if one["shape"] in SHAPES}
+    words |= {f"{one['colour']} shape": f" {one['shape']}" for one in in_sight(clip) if one["shape"] in SHAPES}
     words |= {slot: f" {facts[slot]}" for slot in ("direction", "first", "bottom", "top") if slot in facts}
     if "standing" in facts:
         words["standing"] = str(facts["standing"])
-    if scenario in ("roll", "contain", "occlude"):
+    if scenario in ("roll", "contain", "occlude") and objects[0] in in_sight(clip):
         words["moving"] = f" {objects[0]['colour']}"
     falls = {name.split("/")[1]: fell for name, fell in facts.items() if name.startswith("falls/")}
     return words | {f"{colour} falls": (" stand", " fall")[fell] for colour, fell in falls.items()}

@@ -6,6 +6,7 @@ Bullet's. Floors and bodies are plain, as its primitives wear no texture, and no
 darkens a floor as wide as this one as a whole.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,14 +150,24 @@ class Painter:
 
     def draw(self, cast: Cast, look: Look, states: Array) -> NDArray[np.uint8]:
         """Frames [T, size, size, 3] of the poses [T, n * 7]."""
-        bodies, frames = self.stage.build(cast, look), []
-        for state in states.reshape(len(states), -1, 7):
+        return np.stack([picture for picture, _, _ in self._drawn(cast, look, states, range(len(states)))])
+
+    def pixels(self, cast: Cast, look: Look, states: Array, frames: Sequence[int]) -> NDArray[np.int64]:
+        """How many pixels each body fills in some of the frames: [len(frames), n]."""
+        drawn = self._drawn(cast, look, states, frames)
+        return np.array([[(seen == body).sum() for body in bodies] for _, seen, bodies in drawn], np.int64)
+
+    def _drawn(
+        self, cast: Cast, look: Look, states: Array, frames: Sequence[int]
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[Any], list[int]]]:
+        """Some of the frames, what is seen at each pixel (below 0: nothing), and the bodies' numbers there."""
+        bodies = self.stage.build(cast, look)
+        for state in states.reshape(len(states), -1, 7)[list(frames)]:
             for body, (x, y, z, *turn) in zip(bodies, state, strict=True):
                 self.stage.call("resetBasePositionAndOrientation", body, [x, y, z], [*turn[1:], turn[0]])
-            frames.append(self._picture(look))
-        return np.stack(frames)
+            yield *self._picture(look), bodies
 
-    def _picture(self, look: Look) -> NDArray[np.uint8]:
+    def _picture(self, look: Look) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         bullet, (eye, _, _, _) = self.stage.bullet, camera_axes(look)
         _, _, rgba, _, seen = self.stage.call(
             "getCameraImage", self.size, self.size,
@@ -166,9 +177,9 @@ class Painter:
             lightDiffuseCoeff=look.diffuse, lightSpecularCoeff=look.specular, renderer=bullet.ER_TINY_RENDERER,
         )  # fmt: skip
         picture = np.array(rgba, np.uint8).reshape(self.size, self.size, 4)[..., :3].copy()
-        nothing = np.reshape(seen, (self.size, self.size)) < 0
-        picture[nothing] = self._sky(look)[nothing]
-        return picture
+        what = np.reshape(seen, (self.size, self.size))
+        picture[what < 0] = self._sky(look)[what < 0]
+        return picture, what
 
     def _sky(self, look: Look) -> NDArray[np.uint8]:
         """A gradient from top to bottom; Bullet's own sky is white."""

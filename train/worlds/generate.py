@@ -189,12 +189,15 @@ def describe(story: Story, seed: int, spec: Spec) -> Row:
 
 
 def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path) -> Row:
-    """Simulate, draw and encode one clip by a painter of ENGINES; returns its clips.jsonl row."""
+    """Simulate, draw and encode one clip by a painter of ENGINES; returns its clips.jsonl row, which tells the most
+    pixels that each object fills in the first, the middle and the last of the shown frames."""
     story = find_story(scenario, seed, spec, painter.play)
     row = describe(story, seed, spec)
     states = story.trajectory.qpos[[story.trajectory.at(t) for t in spec.times]]
     encode(painter.draw(story.model, story.look, states), out / row["video"], spec.fps)
-    return row
+    last = min(round(story.until * spec.fps), spec.frames - 1)
+    shown = painter.pixels(story.model, story.look, states, sorted({0, last // 2, last}))
+    return row | {"visible": shown.max(0).tolist()}
 
 
 def _numbered(number: int, painter: Any, out: Path, seed: int, spec: Spec) -> list[Row]:

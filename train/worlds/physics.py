@@ -1,7 +1,7 @@
 """Run a compiled scene and remember what questions ask about: poses, contacts, sinking; then draw the frames."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -147,21 +147,50 @@ class Painter:
 
     def draw(self, model: mujoco.MjModel, look: Look, states: Array) -> NDArray[np.uint8]:
         """Frames [T, size, size, 3] of the MuJoCo states [T, nq]."""
-        renderer, scene = self._load(model), mujoco.MjvScene(model, maxgeom=64)
+        scene = mujoco.MjvScene(model, maxgeom=64)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = look.shadows
+        frames = np.stack([frame.copy() for frame in self._drawn(model, scene, look, states, range(len(states)))])
+        return np.ascontiguousarray(frames[:, ::-1])
+
+    def pixels(self, model: mujoco.MjModel, look: Look, states: Array, frames: Sequence[int]) -> NDArray[np.int64]:
+        """How many pixels each body fills in some of the frames: [len(frames), n]."""
+        scene, bodies = mujoco.MjvScene(model, maxgeom=64), model.nbody - 1 + model.nflex
+        scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+        scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
+        counts = np.zeros((len(frames), bodies), np.int64)
+        for row, colours in zip(counts, self._drawn(model, scene, look, states, frames), strict=True):
+            drawn = np.bincount((colours @ np.array([1, 1 << 8, 1 << 16])).ravel(), minlength=scene.ngeom + 1)
+            for geom in scene.geoms[: scene.ngeom]:
+                body = self._body(model, geom)
+                if body >= 0:
+                    row[body] += drawn[geom.segid + 1]
+        return counts
+
+    @staticmethod
+    def _body(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> int:
+        """Which of a scene's bodies something drawn belongs to, a cloth being the last; below 0 for none."""
+        if geom.objtype == mujoco.mjtObj.mjOBJ_FLEX:
+            return int(model.nbody - 1)
+        return int(model.geom_bodyid[geom.objid]) - 1 if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM else -1
+
+    def _drawn(
+        self, model: mujoco.MjModel, scene: mujoco.MjvScene, look: Look, states: Array, frames: Sequence[int]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Some of the frames, upside down, each in the same memory: [size, size, 3]."""
+        renderer, frame = self._load(model), np.empty((self.size, self.size, 3), np.uint8)
         scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         option, data = mujoco.MjvOption(), mujoco.MjData(model)
         mujoco.mj_forward(model, data)  # without it the first frame would be empty sky
-        frames = np.empty((len(states), self.size, self.size, 3), np.uint8)
-        for frame, state, share in zip(frames, states, np.linspace(0, 1, len(states)), strict=True):
-            camera, data.qpos[:] = self._camera(look.panned(share)), state
+        shares = np.linspace(0, 1, len(states))
+        for number in frames:
+            camera, data.qpos[:] = self._camera(look.panned(shares[number])), states[number]
             mujoco.mj_kinematics(model, data)
             mujoco.mj_flex(model, data)
             mujoco.mj_camlight(model, data)
             mujoco.mjv_updateScene(model, data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
             mujoco.mjr_render(self.viewport, scene, renderer)
             mujoco.mjr_readPixels(frame, None, self.viewport, renderer)
-        return np.ascontiguousarray(frames[:, ::-1])
+            yield frame
 
     @staticmethod
     def _camera(look: Look) -> mujoco.MjvCamera:

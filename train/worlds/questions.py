@@ -9,6 +9,7 @@ import numpy as np
 
 from .phrasings import HIDDEN_PROPERTIES, PREDICTIVE, REASONS, WHY
 from .scene import COLOURS, SHAPES, Rng
+from .sight import SHAPED, count_seen, in_sight
 
 Row = dict[str, Any]
 YES_NO = ("yes", "no")
@@ -127,7 +128,7 @@ def family(row: Row, clip: Row, rng: Rng) -> list[Row]:
         other = _twin(_twin(row, clip, rng), clip, rng) if _whole(row) else _other_colour(row, clip, rng)
         return [row, _twin(row, clip, rng), other, _twin(other, clip, rng)]
     if row["type"] == "shape":
-        others = [one for one in clip["objects"] if one["colour"] != _colour(row) and one["shape"] in SHAPES]
+        others = [one for one in in_sight(clip, SHAPED) if one["colour"] != _colour(row) and one["shape"] in SHAPES]
         return [row, *({**row, **_shape(rng, one)} for one in others)]
     return [row]
 
@@ -158,16 +159,18 @@ def _twin(row: Row, clip: Row, rng: Rng) -> Row:
 
 def _other_colour(row: Row, clip: Row, rng: Rng) -> Row:
     """The same asked of another colour, one whose answer differs where there is one."""
-    if row["type"] == "present":
-        there = {one["colour"] for one in clip["objects"]}
-        truths = {colour: colour in there for colour in _free(clip)}
-    else:
-        truths = _falls(clip)
+    truths = _presences(clip) if row["type"] == "present" else _falls(clip)
     mine = _colour(row)
     differing = [colour for colour, truth in truths.items() if truth != truths[mine]] or list(truths)
     colour = differing[int(rng.integers(len(differing)))]
     question = _pick(rng, _phrasings(row, colour)[row["negated"]])
     return {**row, "question": question, "answer": YES_NO[truths[colour] == row["negated"]]}
+
+
+def _presences(clip: Row) -> dict[str, bool]:
+    """Whether something of a colour is there, by colour; without those of which it is doubtful, or that are hidden."""
+    there, seen = ({one["colour"] for one in objects} for objects in (clip["objects"], in_sight(clip)))
+    return {colour: colour in seen for colour in _free(clip) if colour in seen or colour not in there}
 
 
 def _outcome(rng: Rng, clip: Row) -> list[Row]:
@@ -219,6 +222,8 @@ def _direction(rng: Rng, clip: Row) -> list[Row]:
     }
     side = clip["facts"].get("direction")
     kind = "descriptive" if clip["scenario"] in TOUCHING else "predictive"
+    if kind == "descriptive" and clip["objects"][0] not in in_sight(clip):
+        return []
     return [_row(kind, "direction", _pick(rng, ask[clip["scenario"]]), ("left", "right"), side)] if side else []
 
 
@@ -239,23 +244,26 @@ def _description(rng: Rng, clip: Row) -> list[Row]:
     objects, rows = clip["objects"], []
     colours = [o["colour"] for o in objects]
     one = objects[int(rng.integers(len(objects)))]
-    if clip["scenario"] not in ("towers", "dominoes") and one["shape"] in SHAPES:
+    if clip["scenario"] not in ("towers", "dominoes") and one["shape"] in SHAPES and one in in_sight(clip, SHAPED):
         rows.append(_shape(rng, one))
     ask = ("How many coloured objects are there?", "How many objects can you see?", "Count the coloured objects.")
-    rows.append(_pooled("descriptive", "count", _pick(rng, ask), 4, str(len(objects))))
+    if count := count_seen(clip):
+        rows.append(_pooled("descriptive", "count", _pick(rng, ask), 4, str(count)))
     free = _free(clip)
-    asked = free[int(rng.integers(len(free)))]
-    plain, negations = _presence(asked)
-    rows.append(_yes_no(rng, "descriptive", "present", asked in colours, plain, negations))
+    asked, presences = free[int(rng.integers(len(free)))], _presences(clip)
+    if asked in presences:
+        plain, negations = _presence(asked)
+        rows.append(_yes_no(rng, "descriptive", "present", presences[asked], plain, negations))
     named = {"towers": [("top", "the top block"), ("bottom", "the bottom block")], "dominoes": []}.get(clip["scenario"])
     if named is None:
         role = {"roll": "the object on the ramp", "contain": "the falling object", "occlude": "the moving object"}.get(
             clip["scenario"]
         )
-        named, answer = [("mover", role)] if role else [], colours[0]
+        named = [("mover", role)] if role else []
     if named:
         key, noun = named[int(rng.integers(len(named)))]
         answer = clip["facts"].get(key, colours[0])
+    if named and answer in {one["colour"] for one in in_sight(clip)}:
         ask = (f"What colour is {noun}?", f"Which colour does {noun} have?", f"Name the colour of {noun}.")
         rows.append(_pooled("descriptive", "colour", _pick(rng, ask), 4, answer))
     return rows
