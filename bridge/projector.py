@@ -24,7 +24,8 @@ class BridgeConfig(PreTrainedConfig):
     that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
     imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
     words: how many words of the language model the bridge can say; slots: for each token that speaks in them, which
-    (indices). Without slots every token is a free vector.
+    (indices). Without slots every token is a free vector. word_tokens: of each word the token ids of one or more texts;
+    a word's embedding is the sum of theirs, each the mean of its tokens (empty: it is stored with the weights).
     """
 
     model_type = "foretell_bridge"
@@ -48,6 +49,7 @@ class BridgeConfig(PreTrainedConfig):
     token_scale: float = 0.1
     words: int = 0
     slots: list[list[int]] = field(default_factory=list)
+    word_tokens: list[list[list[int]]] = field(default_factory=list)
 
     @property
     def seen_tokens(self) -> int:
@@ -180,6 +182,15 @@ def average(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Average 2x2 neighbours: [B, t*y*x, E] -> [B, t*(y/2)*(x/2), E]."""
     volume = tokens.unflatten(1, grid).permute(0, 4, 1, 2, 3)  # [B, E, t, y, x]
     return nn.functional.adaptive_avg_pool3d(volume, halve(grid)).flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def word_embeddings(table: nn.Module, words: list[list[list[int]]]) -> Tensor:
+    """The embeddings of words by their tokens (BridgeConfig.word_tokens), float32 [W, llm_width]; table: the language
+    model's token embeddings."""
+    place = next(table.parameters()).device
+    texts = [[table(torch.tensor(ids, device=place)).float().mean(0) for ids in texts] for texts in words]
+    return torch.stack([torch.stack(parts).sum(0) for parts in texts])
 
 
 class Slots(nn.Module):

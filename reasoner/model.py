@@ -24,7 +24,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.utils.hub import cached_file
 
-from ..bridge.projector import BridgeConfig, Slots, WorldProjector
+from ..bridge.projector import BridgeConfig, Slots, WorldProjector, word_embeddings
 from ..perception.encoder import tapped
 from ..perception.predictor import imagine
 from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet, sparingly
@@ -353,7 +353,10 @@ def save_parts(model: ForetellForConditionalGeneration, folder: str | Path, dtyp
     forget_paths(model.config)  # config.llm is what load goes by
     model.config.save_pretrained(folder)
     model.encoder.save_pretrained(folder / "encoder", state_dict=stored(model.encoder.state_dict(), dtype))
-    save_file(stored(model.bridge.state_dict(), dtype), folder / "bridge.safetensors")
+    bridge = model.bridge.state_dict()
+    if model.config.bridge_config.word_tokens:
+        bridge.pop("slots.words")  # the language model has them
+    save_file(stored(bridge, dtype), folder / "bridge.safetensors")
     if hasattr(model.language_model, "peft_config"):
         _save_lora(model.language_model, folder / LORA, dtype)
 
@@ -417,7 +420,10 @@ def _load_parts(
     encoder = VJEPA2Model.from_pretrained(folder / "encoder", dtype=dtype or torch.float32)
     config.text_config = language_model.config
     model = ForetellForConditionalGeneration(config, encoder, language_model)
-    model.bridge.load_state_dict(load_file(folder / "bridge.safetensors"))
+    bridge = load_file(folder / "bridge.safetensors")
+    if words := config.bridge_config.word_tokens:
+        bridge["slots.words"] = word_embeddings(language_model.get_input_embeddings(), words)
+    model.bridge.load_state_dict(bridge)
     model.bridge.to(language_model.device)
     if (folder / LORA).is_dir():
         _load_lora(model, folder / LORA, lora)

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from foretell.bridge.cache import FeatureCache
+from foretell.bridge.projector import word_embeddings
 from foretell.perception.encoder import VJEPA2World
 from foretell.reasoner.answer import Foretell
-from foretell.reasoner.model import save_parts
+from foretell.reasoner.model import load, save_parts
 from foretell.reasoner.processing import ForetellProcessor, Pack
 from foretell.train import fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
@@ -562,14 +563,17 @@ def test_training_goes_on_from_an_earlier_bridge_where_its_parts_fit(lab: Path, 
 def test_words_of_an_outcome_carry_a_verdict(lab: Path, model: Path, tmp_path: Path) -> None:
     trainee, processor = fit.build(tiny(), VJEPA2World.from_pretrained(lab / "encoder"), str(lab / "llm"))
     llm, said = trainee.model.language_model, trainee.model.bridge.slots.words
-    alone = fit.embeddings_of(WORDS, llm, processor.tokenizer)
-    yes, no = fit.embeddings_of(("Yes", "No"), llm, processor.tokenizer)
+    table: Any = llm.get_input_embeddings()
+    each = [[fit.token_ids(text, processor.tokenizer)] for text in (*WORDS, "Yes", "No")]
+    *alone, yes, no = word_embeddings(table, each)
     carried = {word: said[place] - alone[place] for place, word in enumerate(WORDS)}
     verdicts = {" fall": yes, " touch": yes, " box": yes, " stand": no, " hidden": no, " none": no, " left": 0 * no}
     for word, verdict in verdicts.items():
         torch.testing.assert_close(carried[word], verdict, msg=word)
     earlier, before = load_file(model / "bridge.safetensors"), said.clone()
-    save_file(earlier | {"slots.words": earlier["slots.words"] + 7}, tmp_path / "bridge.safetensors")
+    assert "slots.words" not in earlier, "the language model has them"
+    assert torch.equal(load(model, str(lab / "llm")).bridge.slots.words, before)
+    save_file(earlier | {"slots.words": before + 7}, tmp_path / "bridge.safetensors")
     assert fit.start_from(trainee.model, tmp_path) == ["lora"]
     assert torch.equal(trainee.model.bridge.slots.words, before), "an earlier model's words were taken over"
 

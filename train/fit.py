@@ -7,10 +7,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from ..bridge.cache import observe, statistics
-from ..bridge.projector import BridgeConfig
+from ..bridge.projector import BridgeConfig, word_embeddings
 from ..perception.encoder import VJEPA2World, grid_of, normalise
 from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.llm import load_llm, load_tokenizer
@@ -91,12 +90,16 @@ def token_scale(llm: nn.Module) -> float:
     return round(float(weight.float().std()), 5)
 
 
-@torch.no_grad()
-def embeddings_of(texts: Iterable[str], llm: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """The language model's embedding of each text, of several tokens their mean: [n, llm_width]."""
-    table: Any = llm.get_input_embeddings()  # type: ignore[operator]
-    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    return torch.stack([table(torch.tensor(one, device=table.weight.device)).float().mean(0) for one in ids])
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A text's tokens and nothing beside them."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids
+
+
+def word_tokens(tokenizer: PreTrainedTokenizerBase) -> list[list[list[int]]]:
+    """The tokens of the slots' words, and of the verdicts that some carry."""
+    texts = [[word, VERDICTS[word]] if word in VERDICTS else [word] for word in WORDS]
+    return [[token_ids(text, tokenizer) for text in each] for each in texts]
 
 
 class Trainee(nn.Module):
@@ -545,12 +548,12 @@ def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Tra
     """The hybrid with a fresh bridge, a fresh LoRA and fresh direct heads."""
     torch.manual_seed(recipe.seed)
     language_model, tokenizer = load_llm(llm, load_in_4bit=recipe.four_bit), load_tokenizer(llm)
-    embedded = partial(embeddings_of, llm=language_model, tokenizer=tokenizer)
-    words, names = embedded(WORDS), embedded(SLOTS)
-    words[[WORDS.index(word) for word in VERDICTS]] += embedded(VERDICTS.values())
     placeholder = id_of(tokenizer, video_token(tokenizer))
     trainee = assemble(recipe, encoder, language_model, placeholder, llm, train_dtype())
-    trainee.model.bridge.slots.learn(words, names)
+    words, names = word_tokens(tokenizer), [[token_ids(name, tokenizer)] for name in SLOTS]
+    table: Any = language_model.get_input_embeddings()
+    trainee.model.config.bridge_config.word_tokens = words
+    trainee.model.bridge.slots.learn(word_embeddings(table, words), word_embeddings(table, names))
     return trainee, ForetellProcessor.for_model(trainee.model.config, tokenizer)
 
 
