@@ -55,7 +55,7 @@ def clip(**visible: int) -> dict[str, Any]:
     return {
         "scene": "contain-7", "scenario": "contain", "seed": 7, "video": "x.mp4", "until": 0.5, "size": 64,
         "outcome": {"name": "contained", "value": True}, "objects": objects, "visible": list(visible.values()),
-        "facts": {"reason": "inside"}, "notes": {},
+        "facts": {"reason": "between the walls"}, "notes": {},
     }  # fmt: skip
 
 

@@ -154,24 +154,19 @@ class Painter:
 
     def pixels(self, model: mujoco.MjModel, look: Look, states: Array, frames: Sequence[int]) -> NDArray[np.int64]:
         """How many pixels each body fills in some of the frames: [len(frames), n]."""
-        scene, bodies = mujoco.MjvScene(model, maxgeom=64), model.nbody - 1 + model.nflex
+        scene = mujoco.MjvScene(model, maxgeom=64)
         scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
-        counts = np.zeros((len(frames), bodies), np.int64)
+        rigid = model.nbody - 1 - model.nflexvert  # each point of a cloth is a body of MuJoCo's own
+        counts = np.zeros((len(frames), rigid + model.nflex), np.int64)
         for row, colours in zip(counts, self._drawn(model, scene, look, states, frames), strict=True):
             drawn = np.bincount((colours @ np.array([1, 1 << 8, 1 << 16])).ravel(), minlength=scene.ngeom + 1)
             for geom in scene.geoms[: scene.ngeom]:
-                body = self._body(model, geom)
-                if body >= 0:
-                    row[body] += drawn[geom.segid + 1]
+                if geom.objtype == mujoco.mjtObj.mjOBJ_FLEX:
+                    row[rigid] += drawn[geom.segid + 1]
+                elif geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and 0 < model.geom_bodyid[geom.objid] <= rigid:
+                    row[model.geom_bodyid[geom.objid] - 1] += drawn[geom.segid + 1]
         return counts
-
-    @staticmethod
-    def _body(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> int:
-        """Which of a scene's bodies something drawn belongs to, a cloth being the last; below 0 for none."""
-        if geom.objtype == mujoco.mjtObj.mjOBJ_FLEX:
-            return int(model.nbody - 1)
-        return int(model.geom_bodyid[geom.objid]) - 1 if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM else -1
 
     def _drawn(
         self, model: mujoco.MjModel, scene: mujoco.MjvScene, look: Look, states: Array, frames: Sequence[int]
