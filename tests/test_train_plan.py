@@ -122,6 +122,13 @@ def test_parts_one_after_the_other_hold_less_and_do_as_much(recipe: FitRecipe) -
         planning.plan(replace(recipe, accumulate=5), "cpu2")
 
 
+def test_a_fresh_stage_pays_for_watching_in_every_step(recipe: FitRecipe) -> None:
+    stages = [replace(recipe.stages["warm"], fresh=fresh) for fresh in (True, False)]
+    plans = [planning.plan(replace(recipe, stages={"warm": stage}), "cpu2") for stage in stages]
+    fresh, cached = (one.stages["warm"].flops for one in plans)
+    assert fresh - cached == stages[0].batch * plans[0].clip_flops > 0
+
+
 def test_counted_operations_are_torchs(recipe: FitRecipe) -> None:
     built, stage = real(recipe), recipe.stages["tune"]
     (batch,) = stand_ins(built, recipe, stage, 1, "cpu")

@@ -367,7 +367,8 @@ def plan_stage(
     clips = stage.batch // ranks
     room = cluster.memory * (1 - cluster.reserve) - (sum(memory.values()) - sum(held.values()))
     most = max(0, min(int((room - fixed) * clips / growing) for fixed, growing in ledger.front if growing))
-    flops, rows = ledger.flops * ranks, TOGETHER * recipe.accumulate
+    watched = clips * watching(trainee.model.encoder) if stage.fresh else 0
+    flops, rows = (ledger.flops + watched) * ranks, TOGETHER * recipe.accumulate
     return StagePlan(
         clips=clips,
         trainable=sum(p.numel() for part in trained(trainee, name).values() for p in part),
