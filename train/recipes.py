@@ -132,7 +132,7 @@ def nano_rivals() -> FitRecipe:
         "align": Stage(steps=1, batch=8, lr=0.0, questions=6),
         "tune": replace(nano().stages["tune"], steps=200, batch=5, lora_lr=4e-4),
     }
-    return replace(nano(), stages=stages, taps=(2, 4, 6), magnify=0, mirror=False)
+    return FitRecipe(stages, taps=(2, 4, 6), mirror=False, accumulate=3)
 
 
 def tiny() -> FitRecipe:
@@ -168,8 +168,8 @@ def large() -> FitRecipe:
         "tune": replace(nano().stages["tune"], steps=4000, batch=128, extra=64, lr=5e-5, out_lr=2e-4, lora_lr=2e-4),
     }
     return replace(
-        nano(), stages=stages, encoder="facebook/vjepa2-vitl-fpc64-256", rate=4.0, width=768, depth=4, heads=12,
-        cells=(1, 4, 4), imagined_tokens=8, magnify=0, accumulate=1, checkpointing=True,
+        FitRecipe(), stages=stages, encoder="facebook/vjepa2-vitl-fpc64-256", rate=4.0, width=768, depth=4, heads=12,
+        cells=(1, 4, 4), imagined_tokens=8, checkpointing=True,
     )  # fmt: skip
 
 
