@@ -19,7 +19,7 @@ from foretell.perception.encoder import VJEPA2World
 from foretell.reasoner.answer import Foretell
 from foretell.reasoner.model import load, save_parts
 from foretell.reasoner.processing import ForetellProcessor, Pack
-from foretell.train import fit
+from foretell.train import data, fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
 from foretell.train.facts import (
     MISSING,
@@ -137,6 +137,15 @@ def test_parts_of_a_fresh_batch_see_what_the_whole_would(lab: Path, model: Path)
         mine = watcher.features(fit.fresh_batch(drawn, part, split), imagination=True)
         for name in ("features", "imagined", "words", "places"):
             torch.testing.assert_close(mine[name], whole[name][part], equal_nan=True)
+
+
+def test_frames_that_do_not_fit_in_memory_are_refused(lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = VJEPA2World.from_pretrained(lab / "encoder")
+    split = Split.open(lab / "data", world, lab / "features")
+    assert data.room(torch.device("cpu")) > 1e6
+    monkeypatch.setattr(data, "room", lambda device: 2 * 24 * 8 * 16 * 16 * 3 - 1)
+    with pytest.raises(ValueError, match=r"24 clips take 0.0 GB, .*: take fewer clips, or .*stages.warm.fresh=false"):
+        split.stock(world, torch.device("cpu"))
 
 
 def test_fresh_stages_alone_cache_no_more_features_than_statistics_need(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import av
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import torch
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
@@ -111,6 +112,14 @@ def mirrored_clip(clip: Row, moves: Moves) -> Row:
 def mirrored_question(row: Row) -> Row:
     """A question about a clip in a mirror: its sides exchanged."""
     return {**row, "answer": SIDES.get(row["answer"], row["answer"])} if row["type"] == "direction" else row
+
+
+def room(device: torch.device) -> int:
+    """Bytes that are free there."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def _decode(path: Path, reformatter: VideoReformatter) -> NDArray[np.uint8]:
@@ -329,7 +338,18 @@ class Split:
         return np.flatnonzero((self.targets.words != MISSING).any(1).numpy())
 
     def stock(self, encoder: VJEPA2World, device: torch.device) -> torch.Tensor:
-        """The frames that are shown of every plain clip: uint8 [len(plain), T, S, S, 3]."""
+        """The frames that are shown of every plain clip: uint8 [len(plain), T, S, S, 3]; on the device if they fit.
+
+        Raises ValueError where they do not fit in memory either.
+        """
+        size = len(self.plain) * encoder.frames * encoder.size**2 * 3
+        if 2 * size > room(device):
+            device = torch.device("cpu")
+        if 2 * size > room(device):
+            raise ValueError(
+                f"the frames of {len(self.plain):,} clips take {size / 1e9:.1f} GB, more than half of the free memory: "
+                "take fewer clips, or cache their features (--set stages.warm.fresh=false)"
+            )
         parts = [world.stock(encoder.rate, encoder.frames, encoder.size).to(device) for world in self.worlds]
         return torch.cat(parts)
 

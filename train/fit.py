@@ -258,7 +258,8 @@ class Watcher:
 
     def features(self, batch: Batch, imagination: bool) -> Batch:
         """A fresh batch as the trainee reads it."""
-        frames = batch["moves"].frames(self.stock[batch["clips"].to(self.stock.device)])
+        frames = self.stock[batch["clips"].to(self.stock.device)].to(self.encoder.model.device)
+        frames = batch["moves"].frames(frames)
         features, imagined = observe(self.encoder, normalise(frames).to(self.encoder.model.dtype))
         return batch | {"features": features, "imagined": imagined if imagination else None}
 
