@@ -160,6 +160,13 @@ def claim(lock: IO[Any], name: str, wait: bool) -> Iterator[bool]:
         fcntl.lockf(lock, fcntl.LOCK_UN, 1, place)
 
 
+@contextmanager
+def claimed(path: Path, name: str, wait: bool) -> Iterator[bool]:
+    """As `claim`, of a file that is opened for it: one at a time, as closing it gives up all that a process claims."""
+    with path.open("a") as lock, claim(lock, name, wait) as mine:
+        yield mine
+
+
 def _name(keys: Sequence[str]) -> str:
     return hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
 

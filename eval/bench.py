@@ -8,18 +8,20 @@ is settled is a ratio: the compute that a pixel rival needs to reach a score, ov
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..bridge.cache import claimed
 from ..bridge.projector import average
 from ..perception.encoder import VJEPA2World, World, grid_of, normalise, open_model
 from ..train import pretrain
@@ -189,6 +191,40 @@ def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
     return jobs
 
 
+Work = TypeVar("Work")
+
+
+def in_turn(runs: Path, work: Mapping[str, Callable[[], Work]]) -> Iterator[tuple[str, Callable[[], Work]]]:
+    """Pieces of work by name, in order, each to be called while no other process is at it.
+
+    Where another one is, the next that nobody is at is done in the meantime: it will be known when its turn comes, and
+    so will be what the alarm says of it.
+    """
+    for number, name in enumerate(work):
+        later = iter([*work][number + 1 :])
+        while True:
+            with claim_of(runs, name, wait=False) as mine:
+                if mine:
+                    yield name, work[name]
+                    break
+            if (other := next(later, None)) is None:
+                with claim_of(runs, name, wait=True):
+                    yield name, work[name]
+                break
+            with claim_of(runs, other, wait=False) as free:
+                if free:
+                    with suppress(ArithmeticError, NotTaught):
+                        work[other]()
+
+
+def claim_of(runs: Path, name: str, wait: bool) -> AbstractContextManager[bool]:
+    return claimed(runs / ".claims", sha256(name.encode()).hexdigest(), wait)
+
+
+class NotTaught(Exception):
+    """A job's teacher has yet to learn."""
+
+
 def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
     """Pretrain a job, or go on with it; its encoders along the way.
 
@@ -201,6 +237,8 @@ def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
         raise Unhealthy(said.read_text(encoding="utf-8"))
     if not (last / "training.json").is_file():
         teacher = folder / job.teacher / "encoder" if job.teacher else None
+        if teacher is not None and not (teacher / "training.json").is_file():
+            raise NotTaught(job.name)
         try:
             pretrain.run(data, out, recipe, teacher=teacher)
         except ArithmeticError as error:
@@ -357,6 +395,7 @@ class Referee:
         final = probes == FINAL
         how, labels = (self.plan.final, self.plan.labels) if final else (self.plan.curve, self.plan.curve_labels)
         cells, kept = {(v, probe): (name, v, probe) for v in VARIABLES[kind] for probe in probes}, self.cells[final]
+        kept.refresh()
         missing = [key for key, cell in cells.items() if cell not in kept.done]
         if missing:
             opened = world()
@@ -399,7 +438,8 @@ def run(
     probes of a kind begin once both of its sides have run: they take longer than the first ratio.
 
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
-    figures are about; runs: everything that a stopped benchmark goes on from. A run that the alarm stops is told under
+    figures are about; runs: everything that a stopped benchmark goes on from. Several processes that are given the same
+    share the work, where an accelerator or many cores have room for it. A run that the alarm stops is told under
     "stopped" and left out. Raises ValueError for worlds that are too few or lack a variable, Unhealthy where a side of
     the ratio cannot be trained.
     """
@@ -424,11 +464,15 @@ def run(
     def keep() -> None:
         write(out, json.dumps(rounded(found), indent=1) + "\n")
 
-    for number, job in enumerate((*main, *axis)):
-        tell(job.name, number, len(main) + len(axis))
+    work: dict[str, Callable[[], Any]] = {job.name: partial(followed, job, frames, runs, judged_by) for job in main}
+    work |= {job.name: partial(axis_rows, job, frames, runs, judged_by) for job in axis}
+    jobs = {job.name: job for job in (*main, *axis)}
+    for number, (name, do) in enumerate(in_turn(runs, work)):
+        job = jobs[name]
+        tell(job.name, number, len(jobs))
         try:
             if number < len(main):
-                for (variable, probe), curve in followed(job, frames, runs, judged_by).items():
+                for (variable, probe), curve in do().items():
                     curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
                 found[job.kind] = found.get(job.kind, {}) | settled(job.kind, curves, judged_by)
                 plot(found, out.with_suffix(".png"))
@@ -439,7 +483,7 @@ def run(
                     if first:
                         missing.remove(strongest[job.kind])
             else:
-                found["data_axis"] += axis_rows(job, frames, runs, judged_by)
+                found["data_axis"] += do()
         except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others
             if job.recipe.objective in (side for pair in SIDES.values() for side in pair):
                 raise
@@ -467,14 +511,19 @@ def tuned(
     scores: dict[str, dict[float, float]] = {}
     stopped: dict[str, str] = {}
     jobs = tuning_jobs(plan)
-    for number, job in enumerate(jobs):
+
+    def ended(job: Job) -> dict[tuple[str, str], Floats]:
+        end = points_of(job, frames, runs)[-1]
+        return referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, end.folder), ("ridge",))
+
+    turns = in_turn(runs, {job.name: partial(ended, job) for job in jobs})
+    for number, (job, (_, do)) in enumerate(zip(jobs, turns, strict=True)):
         tell(job.name, number, len(jobs))
         try:
-            end = points_of(job, frames, runs)[-1]
+            told = do()
         except ArithmeticError as error:
             stopped[job.name] = str(error)
             continue
-        told = referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, end.folder), ("ridge",))
         answers = referee.answers(job.kind)
         each = [plain_score(answers[variable], values) for (variable, _), values in told.items()]
         scores.setdefault(job.recipe.objective, {})[job.recipe.lr] = float(np.mean(each))
@@ -550,11 +599,14 @@ def finals(kind: Kind, jobs: Sequence[Job], referee: Referee) -> dict[str, Any]:
     firsts = {job.recipe.objective: job.name for job in jobs if job.kind == kind and job.recipe.seed == 0}
     folders = {objective: runs / name / "encoder" for objective, name in firsts.items()}
     ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}
-    told = {RANDOM: referee.ask(f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), FINAL)}
-    told |= {name: referee.ask(f"{firsts[name]} end", kind, end, FINAL) for name, end in ends.items()}
+    asks = {RANDOM: partial(referee.ask, f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), FINAL)}
+    asks |= {name: partial(referee.ask, f"{firsts[name]} end", kind, end, FINAL) for name, end in ends.items()}
     if jepa in ends:
         for name, (see, test) in controls_of(kind).items():
-            told[name] = referee.ask(f"{firsts[jepa]} {name}", kind, ends[jepa], FINAL, see, test)
+            asks[name] = partial(referee.ask, f"{firsts[jepa]} {name}", kind, ends[jepa], FINAL, see, test)
+    told = {
+        name.removeprefix(f"{kind} "): ask() for name, ask in in_turn(runs, {f"{kind} {n}": a for n, a in asks.items()})
+    }
     rows = [
         {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
         for name, one in told.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import VJEPA2Model
 
+from ..bridge.cache import claimed
 from ..bridge.projector import Intake, Reader, block
 from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped
 from ..train.data import Packed, load_clips
@@ -569,19 +570,31 @@ def takers_of(world: VJEPA2World, layers: Sequence[int]) -> dict[str, Taker]:
 
 
 class Cells:
-    """Figures on disk as they come, a line each, by (taker, variable, probe); those of another `mark` are not known."""
+    """Figures on disk as they come, a line each, by (taker, variable, probe); those of another `mark` are not known.
+
+    Several processes may keep theirs in one file.
+    """
 
     def __init__(self, path: Path, depends: str) -> None:
         self.path, self.mark = path, depends
+        self.done: dict[Cell, Row] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = list(readable(path))
-        write(path, "".join(map(line, rows)))  # without a line that was cut off
-        mine = [row for row in rows if row.pop("mark") == depends]
-        self.done: dict[Cell, Row] = {(row["taker"], row["variable"], row["probe"]): row for row in mine}
+        with self._alone():
+            write(path, "".join(map(line, readable(path))))  # without a line that was cut off
+        self.refresh()
+
+    def _alone(self) -> AbstractContextManager[bool]:
+        return claimed(self.path.with_suffix(".claims"), "0", wait=True)
+
+    def refresh(self) -> None:
+        """Know what other processes kept since."""
+        with self._alone():
+            rows = [row for row in readable(self.path) if row.pop("mark") == self.mark]
+        self.done = {(row["taker"], row["variable"], row["probe"]): row for row in rows}
 
     def keep(self, cell: Cell, measured: Row) -> None:
         row = dict(zip(("taker", "variable", "probe"), cell, strict=True)) | measured
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._alone(), self.path.open("a", encoding="utf-8") as file:
             file.write(line({"mark": self.mark, **row}))
         self.done[cell] = row
 

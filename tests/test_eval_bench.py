@@ -1,7 +1,10 @@
 """Claims about the benchmark: it finds a planted ratio, says when there is none, and goes on where it stopped."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from transformers import VJEPA2Config, VJEPA2Model
 
 from foretell.eval import bench, gauges
 from foretell.eval.bench import Plan, axis_jobs, cost, main_jobs, recipe_of, run, table, tuning_jobs
-from foretell.eval.probe import Bench, Question, Training
+from foretell.eval.probe import Bench, Cells, Question, Training
 from foretell.eval.race import Curve, crossings, ratios, verdict
 from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
 from foretell.train import learner, pretrain
@@ -218,3 +221,41 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
     judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from foretell.eval.bench import claim_of
+with claim_of(Path(sys.argv[1]), "b", wait=True):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_another_process_is_at_is_waited_for_while_there_is_nothing_else_to_do(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def do(name: str) -> str:
+        done.append(name)
+        if name == "c" and done.count("c") == 1:
+            raise Unhealthy("told when its turn comes")
+        if name == "d" and holder.poll() is None:
+            holder.communicate("let go\n", timeout=60)
+        return name.upper()
+
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        turns = [(name, work()) for name, work in bench.in_turn(tmp_path, {name: partial(do, name) for name in "abcd"})]
+    assert turns == [(name, name.upper()) for name in "abcd"]
+    assert done == ["a", "c", "d", "b", "c", "d"], "c and d were done while b was another's, and known afterwards"
+
+
+def test_what_another_process_kept_is_known(tmp_path: Path) -> None:
+    one, other = (Cells(tmp_path / "cells.jsonl", "mark") for _ in range(2))
+    one.keep(("encoder", "falls", "ridge"), {"value": 0.5})
+    other.keep(("encoder", "speed", "ridge"), {"value": 0.25})
+    Cells(tmp_path / "cells.jsonl", "another")
+    one.refresh()
+    assert {variable: row["value"] for (_, variable, _), row in one.done.items()} == {"falls": 0.5, "speed": 0.25}
