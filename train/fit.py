@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,7 @@ class Run:
     """One training run: what it trains, on what, and where it writes."""
 
     trainee: Trainee
+    world: VJEPA2World
     processor: ForetellProcessor
     train: Split
     val: Split
@@ -373,8 +375,12 @@ class Run:
     accelerator: Accelerator
     peak: float  # operations a second that matrix products reach, over all ranks
     track: str = "tensorboard"
-    watcher: Watcher | None = None  # where a stage is fresh
     spent: dict[str, Spent] = field(default_factory=dict)  # by each stage
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """For fresh stages: the frames of all clips, held only once one of them is trained."""
+        return Watcher(live_encoder(self.world), self.train.stock(self.world, self.accelerator.device))
 
     def stage(self, name: str) -> None:
         """Train one stage from its newest checkpoint, or from where the stage before ended."""
@@ -452,7 +458,6 @@ class Run:
             scale = self.accelerator.num_processes
         batch = to_device(batch, self.accelerator.device)
         if stage.fresh:
-            assert self.watcher is not None
             batch = self.watcher.features(batch, self.recipe.imagined_tokens > 0)
         parts = gradients(self.trainee, batch, stage, scale=scale)
         return {name: float(part) for name, part in parts.items()}
@@ -685,11 +690,8 @@ def run(
     else:
         trainee.to(accelerator.device)
     peak = accelerator.num_processes * gemm_peak(train_dtype(), accelerator.device)
-    job = Run(trainee, processor, train, held_out, out, recipe, accelerator, peak, track)
-    names = teachable(recipe, tuple(stages or recipe.stages), train)
-    if any(name in chosen and chosen[name].fresh for name in names):
-        job.watcher = Watcher(live_encoder(world), train.stock(world, accelerator.device))
-    for name in names:
+    job = Run(trainee, world, processor, train, held_out, out, recipe, accelerator, peak, track)
+    for name in teachable(recipe, tuple(stages or recipe.stages), train):
         job.stage(name)
     weights = weights_of(trainee, "tune")
     if accelerator.is_main_process:
