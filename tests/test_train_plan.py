@@ -220,4 +220,4 @@ def test_checkpointing_the_embedded_model_saves_the_memory_that_was_planned() ->
     plain, spare = embedded_steps("accumulate=1"), embedded_steps("accumulate=1", "checkpointing")
     saved = [whole - less for whole, less in zip(plain, spare, strict=True)]
     assert saved[0] == pytest.approx(saved[1], rel=0.1)
-    assert saved[1] > 0.5 * plain[1]
+    assert saved[1] > 0.4 * plain[1], "the bridge is not computed again"
