@@ -139,10 +139,8 @@ class Magnifier(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        opened = self.open(tokens).unflatten(1, (-1, *self.grid)).flatten(0, 1)  # [B * t, h, w, inner * factor^2]
-        cells = nn.functional.pixel_shuffle(
-            opened.movedim(-1, 1), self.factor
-        )  # [B * t, inner, factor * h, factor * w]
+        opened = self.open(tokens).unflatten(1, (-1, *self.grid)).flatten(0, 1).movedim(-1, 1)  # [B * t, ..., h, w]
+        cells = nn.functional.pixel_shuffle(opened, self.factor)  # [B * t, inner, factor * h, factor * w]
         cells = cells.contiguous(memory_format=torch.channels_last)  # GELU's and GroupNorm's backward take a third
         found: Tensor = self.close(self.look(cells)).movedim(1, -1).unflatten(0, (len(tokens), -1)).flatten(1, 3)
         return found

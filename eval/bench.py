@@ -194,8 +194,8 @@ def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
 Work = TypeVar("Work")
 
 
-def in_turn(runs: Path, work: Mapping[str, Callable[[], Work]]) -> Iterator[tuple[str, Callable[[], Work]]]:
-    """Pieces of work by name, in order, each to be called while no other process is at it.
+def in_turn(lock: Path, work: Mapping[str, Callable[[], Work]]) -> Iterator[tuple[str, Callable[[], Work]]]:
+    """Pieces of work by name, in order, each to be called while no other process is at it; lock: a file of their own.
 
     Where another one is, the next that nobody is at is done in the meantime: it will be known when its turn comes, and
     so will be what the alarm says of it.
@@ -203,22 +203,23 @@ def in_turn(runs: Path, work: Mapping[str, Callable[[], Work]]) -> Iterator[tupl
     for number, name in enumerate(work):
         later = iter([*work][number + 1 :])
         while True:
-            with claim_of(runs, name, wait=False) as mine:
+            with claim_of(lock, name, wait=False) as mine:
                 if mine:
                     yield name, work[name]
                     break
             if (other := next(later, None)) is None:
-                with claim_of(runs, name, wait=True):
+                with claim_of(lock, name, wait=True):
                     yield name, work[name]
                 break
-            with claim_of(runs, other, wait=False) as free:
+            with claim_of(lock, other, wait=False) as free:
                 if free:
                     with suppress(ArithmeticError, NotTaught):
                         work[other]()
 
 
-def claim_of(runs: Path, name: str, wait: bool) -> AbstractContextManager[bool]:
-    return claimed(runs / ".claims", sha256(name.encode()).hexdigest(), wait)
+def claim_of(lock: Path, name: str, wait: bool) -> AbstractContextManager[bool]:
+    """Whether this process alone is at the work called `name`."""
+    return claimed(lock, sha256(name.encode()).hexdigest(), wait)
 
 
 class NotTaught(Exception):
@@ -395,14 +396,15 @@ class Referee:
         final = probes == FINAL
         how, labels = (self.plan.final, self.plan.labels) if final else (self.plan.curve, self.plan.curve_labels)
         cells, kept = {(v, probe): (name, v, probe) for v in VARIABLES[kind] for probe in probes}, self.cells[final]
-        kept.refresh()
-        missing = [key for key, cell in cells.items() if cell not in kept.done]
-        if missing:
-            opened = world()
-            bench = self.exams[kind, final].bench(opened, see(opened), (test or see)(opened))
-        for variable, probe in missing:
-            told = bench.tell(variable, probe, labels, how).values
-            kept.keep(cells[variable, probe], {"told": np.round(told, 4).tolist()})
+        with claim_of(kept.path.with_suffix(".asked"), name, wait=True):
+            kept.refresh()
+            missing = [key for key, cell in cells.items() if cell not in kept.done]
+            if missing:
+                opened = world()
+                bench = self.exams[kind, final].bench(opened, see(opened), (test or see)(opened))
+            for variable, probe in missing:
+                told = bench.tell(variable, probe, labels, how).values
+                kept.keep(cells[variable, probe], {"told": np.round(told, 4).tolist()})
         return {key: np.array(kept.done[cell]["told"], dtype=np.float32) for key, cell in cells.items()}
 
     def judge(self, kind: Kind, variable: str, told: Floats) -> Row:
@@ -467,7 +469,7 @@ def run(
     work: dict[str, Callable[[], Any]] = {job.name: partial(followed, job, frames, runs, judged_by) for job in main}
     work |= {job.name: partial(axis_rows, job, frames, runs, judged_by) for job in axis}
     jobs = {job.name: job for job in (*main, *axis)}
-    for number, (name, do) in enumerate(in_turn(runs, work)):
+    for number, (name, do) in enumerate(in_turn(runs / ".claims", work)):
         job = jobs[name]
         tell(job.name, number, len(jobs))
         try:
@@ -516,7 +518,7 @@ def tuned(
         end = points_of(job, frames, runs)[-1]
         return referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, end.folder), ("ridge",))
 
-    turns = in_turn(runs, {job.name: partial(ended, job) for job in jobs})
+    turns = in_turn(runs / ".claims", {job.name: partial(ended, job) for job in jobs})
     for number, (job, (_, do)) in enumerate(zip(jobs, turns, strict=True)):
         tell(job.name, number, len(jobs))
         try:
@@ -604,9 +606,7 @@ def finals(kind: Kind, jobs: Sequence[Job], referee: Referee) -> dict[str, Any]:
     if jepa in ends:
         for name, (see, test) in controls_of(kind).items():
             asks[name] = partial(referee.ask, f"{firsts[jepa]} {name}", kind, ends[jepa], FINAL, see, test)
-    told = {
-        name.removeprefix(f"{kind} "): ask() for name, ask in in_turn(runs, {f"{kind} {n}": a for n, a in asks.items()})
-    }
+    told = {name: ask() for name, ask in in_turn(runs / f".claims-{kind}", asks)}
     rows = [
         {"features": name, "probe": probe, **referee.judge(kind, variable, values)}
         for name, one in told.items()

@@ -486,7 +486,7 @@ def _named(paths: Iterable[Path]) -> set[str]:
     """The results that these files show."""
     cards = {path.parent.resolve().name for path in paths if (path.parent / "training.json").is_file()}
     blocks = {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
-    return cards | blocks - {BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK}
+    return cards | blocks - {BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK, ENCODERS_BLOCK}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -423,7 +423,13 @@ def _load_parts(
     bridge = load_file(folder / "bridge.safetensors")
     if words := config.bridge_config.word_tokens:
         bridge["slots.words"] = word_embeddings(language_model.get_input_embeddings(), words)
-    model.bridge.load_state_dict(bridge)
+    try:
+        model.bridge.load_state_dict(bridge)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}/bridge.safetensors is not the bridge that its config.json describes, or another version of "
+            f"foretell made it: train it anew, or use that version ({str(error).splitlines()[1].strip()})"
+        ) from None
     model.bridge.to(language_model.device)
     if (folder / LORA).is_dir():
         _load_lora(model, folder / LORA, lora)

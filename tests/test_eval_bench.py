@@ -244,10 +244,11 @@ def test_what_another_process_is_at_is_waited_for_while_there_is_nothing_else_to
             holder.communicate("let go\n", timeout=60)
         return name.upper()
 
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    lock = tmp_path / ".claims"
+    command = [sys.executable, "-c", HOLDER, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        turns = [(name, work()) for name, work in bench.in_turn(tmp_path, {name: partial(do, name) for name in "abcd"})]
+        turns = [(name, work()) for name, work in bench.in_turn(lock, {name: partial(do, name) for name in "abcd"})]
     assert turns == [(name, name.upper()) for name in "abcd"]
     assert done == ["a", "c", "d", "b", "c", "d"], "c and d were done while b was another's, and known afterwards"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import (
@@ -244,6 +244,17 @@ def test_a_lora_beside_the_weights_is_never_lost_in_silence(model: Any, tmp_path
     assert twin.double().language_model.model.layers[0].mlp.up_proj.beside.up.dtype == torch.float64
     with pytest.raises(ValueError, match=r'load the model with lora="folded"'):
         twin.save_pretrained(tmp_path / "whole")
+
+
+def test_a_bridge_of_another_version_is_refused_in_words(model: Any, tmp_path: Path) -> None:
+    model.language_model.save_pretrained(tmp_path / "llm")
+    save_parts(model, tmp_path / "parts")
+    held = load_file(tmp_path / "parts" / "bridge.safetensors")
+    save_file(
+        {name: one for name, one in held.items() if name != "out.1.weight"}, tmp_path / "parts" / "bridge.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"or another version of foretell made it: train it anew.*out\.1\.weight"):
+        load(tmp_path / "parts", llm=str(tmp_path / "llm"))
 
 
 def test_parts_hold_neither_the_language_model_nor_a_path(model: Any, tmp_path: Path) -> None:
