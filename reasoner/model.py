@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -428,7 +429,7 @@ def _load_parts(
     except RuntimeError as error:
         raise ValueError(
             f"{folder}/bridge.safetensors is not the bridge that its config.json describes, or another version of "
-            f"foretell made it: train it anew, or use that version ({str(error).splitlines()[1].strip()})"
+            f"foretell made it: train it anew, or use that version ({shorten(str(error).splitlines()[1], 120)})"
         ) from None
     model.bridge.to(language_model.device)
     if (folder / LORA).is_dir():
