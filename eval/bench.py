@@ -8,20 +8,18 @@ is settled is a ratio: the compute that a pixel rival needs to reach a score, ov
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..bridge.cache import claimed
 from ..bridge.projector import average
 from ..perception.encoder import VJEPA2World, World, grid_of, normalise, open_model
 from ..train import pretrain
@@ -34,6 +32,7 @@ from .probe import Bench, Cells, Question, See, Training, plain_score, questions
 from .race import Curve, ratios, resampled, resamples_of, verdict
 from .record import digest, mark, provenance, rounded, write
 from .stats import figure
+from .turns import claim_of, in_turn
 
 Row = dict[str, Any]
 Curves = dict[tuple[str, str, str], list[Curve]]
@@ -191,39 +190,12 @@ def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
     return jobs
 
 
-Work = TypeVar("Work")
-
-
-def in_turn(lock: Path, work: Mapping[str, Callable[[], Work]]) -> Iterator[tuple[str, Callable[[], Work]]]:
-    """Pieces of work by name, in order, each to be called while no other process is at it; lock: a file of their own.
-
-    Where another one is, the next that nobody is at is done in the meantime: it will be known when its turn comes, and
-    so will be what the alarm says of it.
-    """
-    for number, name in enumerate(work):
-        later = iter([*work][number + 1 :])
-        while True:
-            with claim_of(lock, name, wait=False) as mine:
-                if mine:
-                    yield name, work[name]
-                    break
-            if (other := next(later, None)) is None:
-                with claim_of(lock, name, wait=True):
-                    yield name, work[name]
-                break
-            with claim_of(lock, other, wait=False) as free:
-                if free:
-                    with suppress(ArithmeticError, NotTaught):
-                        work[other]()
-
-
-def claim_of(lock: Path, name: str, wait: bool) -> AbstractContextManager[bool]:
-    """Whether this process alone is at the work called `name`."""
-    return claimed(lock, sha256(name.encode()).hexdigest(), wait)
-
-
 class NotTaught(Exception):
     """A job's teacher has yet to learn."""
+
+
+TOLD_LATER = (ArithmeticError, NotTaught)
+"""What a run that is made ahead of its turn may end in."""
 
 
 def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
@@ -469,7 +441,7 @@ def run(
     work: dict[str, Callable[[], Any]] = {job.name: partial(followed, job, frames, runs, judged_by) for job in main}
     work |= {job.name: partial(axis_rows, job, frames, runs, judged_by) for job in axis}
     jobs = {job.name: job for job in (*main, *axis)}
-    for number, (name, do) in enumerate(in_turn(runs / ".claims", work)):
+    for number, (name, do) in enumerate(in_turn(runs / ".claims", work, TOLD_LATER)):
         job = jobs[name]
         tell(job.name, number, len(jobs))
         try:
@@ -518,7 +490,7 @@ def tuned(
         end = points_of(job, frames, runs)[-1]
         return referee.ask(f"{job.name} (validation)", job.kind, partial(world_of, end.folder), ("ridge",))
 
-    turns = in_turn(runs / ".claims", {job.name: partial(ended, job) for job in jobs})
+    turns = in_turn(runs / ".claims", {job.name: partial(ended, job) for job in jobs}, TOLD_LATER)
     for number, (job, (_, do)) in enumerate(zip(jobs, turns, strict=True)):
         tell(job.name, number, len(jobs))
         try:

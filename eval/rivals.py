@@ -57,6 +57,7 @@ from .imagined import Filming, open_painter, watch_film
 from .probe import random_init
 from .record import digest, mark, provenance, rounded, write
 from .stats import over_runs, scene_weights
+from .turns import claim_of, in_turn
 
 Floats = NDArray[np.float64]
 Answered = Mapping[str, Sequence[Sequence[Row]]]
@@ -190,34 +191,41 @@ def run(
     """Train a bridge on every encoder, once a seed, examine them on `data`; write figures to `out`, a plot beside it.
 
     encoders: name -> folder; the first is what the others are compared with. runs: folder of the trainings and of the
-    controls' encoders; what is there is not made again. imagination: whether the first also runs with what its
-    predictor tells; painter: the run of a model of pixels with whose films it runs, too. controls: whether random init
-    and raw pixels run, too. recipe: of all alike, its imagined_tokens of the arms that imagine alone. llm, init: as in
-    fit.run. limit, per_clip, workers: as in the exam. tell: hears each run's name, how many are done, of how many.
+    controls' encoders; what is there is not made again, and several processes that are given the same share
+    what is not. imagination: whether the first also runs with what its predictor tells; painter: the run of a model of
+    pixels with whose films it runs, too. controls: whether random init and raw pixels run, too. recipe: of all alike,
+    its imagined_tokens of the arms that imagine alone. llm, init: as in fit.run. limit, per_clip, workers: as in the
+    exam. tell: hears each run's name, how many are done, of how many.
     Raises ValueError for what cannot be compared.
     """
     if taken := encoders.keys() & {RANDOM, PIXELS, BLIND}:
         raise ValueError(f"{', '.join(sorted(taken))}: a control is called so: choose another name")
     first = next(iter(encoders.values()), None)
-    added = controls_of(first, recipe, runs) if controls and first is not None else {}
+    claims = runs / ".claims"
+    runs.mkdir(parents=True, exist_ok=True)
+    with claim_of(claims, "controls", wait=True):
+        added = controls_of(first, recipe, runs) if controls and first is not None else {}
     arms = arms_of({**encoders, **added}, recipe, imagination, painter)
     packed, learned = load_clips(data), load_clips(train_data)
     groups = chosen([thinned(group, per_clip) for group in by_frames(load_rows(packed))], limit)
     if not groups:
         raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
+    by_run = {arm.run(seed): (arm, seed) for seed in range(seeds) for arm in arms}
+    train_it = partial(trained, train=train_data, val=val_data, runs=runs, llm=llm, init=init)
+    work = {name: partial(train_it, *one) for name, one in by_run.items()}
     made: dict[str, tuple[Arm, Path]] = {}
-    order = [(arm, seed) for seed in range(seeds) for arm in arms]
-    for done, (arm, seed) in enumerate(order):
-        tell(arm.run(seed), done, len(order))
-        made[arm.run(seed)] = arm, trained(arm, seed, train_data, val_data, runs, llm, init)
+    for done, (name, do) in enumerate(in_turn(claims, work)):
+        tell(name, done, len(work))
+        made[name] = by_run[name][0], do()
     asked, seen = digest(packed.root / "questions.jsonl"), digest(learned.root / "questions.jsonl")
     takers = [
         Taker(name, mark(model, asked), partial(_answers, arm, model, packed)) for name, (arm, model) in made.items()
     ]
     takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
-    kept = Samples(out.with_suffix(".samples.jsonl"), takers)
-    for taker in takers:
-        sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
+    with claim_of(claims, "exam", wait=True):  # whoever comes second finds every answer there
+        kept = Samples(out.with_suffix(".samples.jsonl"), takers)
+        for taker in takers:
+            sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
     rows = [row for group in groups for row in group]
     answered = {arm.name: [kept.of(arm.run(seed), rows) for seed in range(seeds)] for arm in arms}
     found = {

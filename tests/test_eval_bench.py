@@ -1,10 +1,7 @@
 """Claims about the benchmark: it finds a planted ratio, says when there is none, and goes on where it stopped."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,36 +218,6 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
     judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)
-
-
-HOLDER = """
-import sys
-from pathlib import Path
-from foretell.eval.bench import claim_of
-with claim_of(Path(sys.argv[1]), "b", wait=True):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_what_another_process_is_at_is_waited_for_while_there_is_nothing_else_to_do(tmp_path: Path) -> None:
-    done: list[str] = []
-
-    def do(name: str) -> str:
-        done.append(name)
-        if name == "c" and done.count("c") == 1:
-            raise Unhealthy("told when its turn comes")
-        if name == "d" and holder.poll() is None:
-            holder.communicate("let go\n", timeout=60)
-        return name.upper()
-
-    lock = tmp_path / ".claims"
-    command = [sys.executable, "-c", HOLDER, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        turns = [(name, work()) for name, work in bench.in_turn(lock, {name: partial(do, name) for name in "abcd"})]
-    assert turns == [(name, name.upper()) for name in "abcd"]
-    assert done == ["a", "c", "d", "b", "c", "d"], "c and d were done while b was another's, and known afterwards"
 
 
 def test_what_another_process_kept_is_known(tmp_path: Path) -> None:
