@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ..reasoner.model import LORA, ForetellConfig, is_hub_id
-from .report import Results, exam_section, header, results, training_table
+from .report import EXAM, Results, exam_section, header, results, training_table
 
 CARD = """---
 {metadata}
@@ -94,7 +94,7 @@ def exam_for(model: str | None, path: Path | None) -> Results | None:
     Raises ValueError where the file holds something else.
     """
     if path is None:
-        return results("nano") if model is None else None
+        return results(EXAM) if model is None else None
     found: Results = json.loads(path.read_text(encoding="utf-8"))
     if "headlines" not in found.get("figures", {}):
         raise ValueError(f"{path} holds no exam: name the file that `foretell eval exam --out` wrote")

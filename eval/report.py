@@ -3,10 +3,9 @@
     python -m foretell.eval.report README.md reasoner/nano/README.md            write them anew, plots included
     python -m foretell.eval.report --check README.md reasoner/nano/README.md    exit 1 where one differs
 
-A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`; the block called benchmarks is
-about the public ones, from their descriptions and from the results named after them, planning's is about plans,
-elsewhere's about one model in several worlds, encoders' about models that were trained apart to compare encoders. A
-README beside a training.json is a model card, made whole from that file and the results named after its folder.
+A README's tables lie between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. NAME is that of an exam's
+results, or one of BLOCKS, which show what other commands, or an exam's other readouts, found. A README beside a
+training.json is a model card, made whole from that file, the exam's results and the text's, named after its folder.
 """
 
 import argparse
@@ -25,11 +24,12 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
-BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK, ENCODERS_BLOCK = "benchmarks", "planning", "elsewhere", "encoders"
+EXAM = "exam"
+"""The results of the shipped model on held-out worlds like those that it learned from."""
 APART = "another model, trained apart"
 """What an exam says of such a taker."""
 ELSEWHERE = {
-    "nano": "as in training",
+    EXAM: "as in training",
     "shapes": "new shapes and textures",
     "camera": "new camera and light",
     "bullet": "Bullet",
@@ -147,10 +147,13 @@ def provenance(found: Results) -> str:
     """Where the figures come from: enough to measure them again."""
     data = found["data"]["test"]
     return (
-        f"Measured by `{found['command']}` at commit `{found['commit']}` on {found['date']} ({found['machine']}), "
-        f"on {data['questions']:,} questions about {data['clips']:,} clips of {data['scenes']:,} held-out scenes "
-        f"(questions.jsonl {data['sha256'][:12]}). In brackets: 95% bootstrap intervals over scenes."
+        f"{_made(found)}, on {data['questions']:,} questions about {data['clips']:,} clips of {data['scenes']:,} "
+        f"held-out scenes (questions.jsonl {data['sha256'][:12]}). In brackets: 95% bootstrap intervals over scenes."
     )
+
+
+def _made(found: Results) -> str:
+    return f"Measured by `{found['command']}` at commit `{found['commit']}` on {found['date']} ({found['machine']})"
 
 
 def metric_table(found: Results) -> str:
@@ -228,13 +231,7 @@ def _measured(benchmark: "Benchmark") -> str:
 
 def block(name: str) -> str:
     """What stands between the markers called `name`."""
-    if name == BENCHMARK_BLOCK:
-        return benchmark_table()
-    if name == ELSEWHERE_BLOCK:
-        return elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()})
-    if name == ENCODERS_BLOCK:
-        return encoders_section(results(name))
-    return planning_section(results(name)) if name == PLANNING_BLOCK else tables(results(name))
+    return BLOCKS[name]() if name in BLOCKS else tables(results(name))
 
 
 def encoders_section(found: Results) -> str:
@@ -263,10 +260,46 @@ def planning_section(found: Results) -> str:
     """What plans reach, beside chance and what the words of a goal give away."""
     from .planning import table
 
-    measured = (
-        f"Measured by `{found['command']}` at commit `{found['commit']}` on {found['date']} ({found['machine']})."
+    return f"{table(found)}\n\nPer cent of towers, in brackets 95% bootstrap intervals over scenes. {_made(found)}."
+
+
+SURPRISE = "relative accuracy, average"
+
+
+def surprise_section(found: Results) -> str:
+    """How often the impossible clip of a pair surprises more, by property: each model beside its untrained twin."""
+    from .violations import LEAST
+
+    told: dict[str, dict[str, Any]] = {}
+    for name, one in found["surprise"].items():
+        for row in one["figures"]:
+            if (row["context"], row["metric"]) == (LEAST, SURPRISE):
+                told.setdefault(row["property"], {})[f"{title(name)}: {row['model']}"] = row
+    takers = list(told["all"])
+    data = found["surprise"][MODEL]["data"]
+    about = (
+        f"Per cent of pairs. {_made(found)}, on {data['quadruplets']:,} quadruplets (violations.jsonl "
+        f"{data['sha256'][:12]}). In brackets: 95% bootstrap intervals over scenes."
     )
-    return f"{table(found)}\n\nPer cent of towers, in brackets 95% bootstrap intervals over scenes. {measured}"
+    rows = ([name, *_figure_cells(by_taker, takers)] for name, by_taker in told.items())
+    return f"{_table(['property', 'n', 'chance', *takers], rows)}\n\n{about}"
+
+
+def layers_section(found: Results) -> str:
+    """Where a signal is lost on its way through the model, in words."""
+    layers = found["layers"]
+    return "\n".join([*(f"- {sentence}" for sentence in layers["words"]), "", f"{_made(found)}."])
+
+
+def rivals_section(found: Results) -> str:
+    """Behind which encoder a language model answers best, and what an answer costs."""
+    from .rivals import table
+
+    data = found["data"]
+    return (
+        f"{table(found)}\n\nPer cent. {_made(found)}, on {data['questions']:,} questions about {data['scenes']:,} "
+        "scenes. In brackets: 95% intervals over scenes and runs."
+    )
 
 
 def tables(found: Results) -> str:
@@ -388,8 +421,8 @@ decisions that matter.
 
 
 def card(folder: Path) -> str:
-    """The model card of a folder of weights, from the training.json beside them and the results of the same name."""
-    found = results(folder.resolve().name)
+    """The model card of a folder of weights, from the training.json beside them and the results of its exam."""
+    found = results(EXAM)
     facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     return CARD.format(
         metadata=_metadata(folder.resolve().name, found),
@@ -482,11 +515,24 @@ PAINTED: dict[str, tuple[Callable[["Axes", Results], None], tuple[float, float]]
 """What is drawn of an exam: how, and in what size (inches)."""
 
 
+BLOCKS: dict[str, Callable[[], str]] = {
+    "benchmarks": benchmark_table,
+    "elsewhere": lambda: elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()}),
+    "encoders": lambda: encoders_section(results("encoders")),
+    "layers": lambda: layers_section(results(EXAM)),
+    "planning": lambda: planning_section(results("planning")),
+    "rivals": lambda: rivals_section(results("rivals")),
+    "surprise": lambda: surprise_section(results(EXAM)),
+}
+"""Blocks of a README that are not the tables of an exam: public benchmarks, one model in several worlds, encoders
+behind bridges that were trained apart, stages of a model, plans, encoders behind one bridge, what surprises it."""
+
+
 def _named(paths: Iterable[Path]) -> set[str]:
     """The results that these files show."""
-    cards = {path.parent.resolve().name for path in paths if (path.parent / "training.json").is_file()}
+    cards = {EXAM for path in paths if (path.parent / "training.json").is_file()}
     blocks = {found["name"] for path in paths for found in BLOCK.finditer(path.read_text(encoding="utf-8"))}
-    return cards | blocks - {BENCHMARK_BLOCK, PLANNING_BLOCK, ELSEWHERE_BLOCK, ENCODERS_BLOCK}
+    return cards | blocks - BLOCKS.keys()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

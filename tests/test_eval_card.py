@@ -29,7 +29,7 @@ def carded(folder: Path, found: Any = None, facts: Any = None, **changed: Any) -
 
 
 def test_the_header_is_the_hubs(tmp_path: Path) -> None:
-    found = results("nano")
+    found = results("exam")
     data, text = carded(tmp_path, found)
     assert (data.license, data.pipeline_tag, data.library_name) == (
         "apache-2.0",
@@ -90,10 +90,10 @@ def test_its_examples_run(
 
 
 def test_figures_are_those_of_the_model(tmp_path: Path) -> None:
-    assert exam_for(None, None) == results("nano")
+    assert exam_for(None, None) == results("exam")
     assert exam_for("runs/nano", None) is None
-    (tmp_path / "exam.json").write_text(json.dumps(results("nano")))
-    assert exam_for("runs/nano", tmp_path / "exam.json") == results("nano")
+    (tmp_path / "exam.json").write_text(json.dumps(results("exam")))
+    assert exam_for("runs/nano", tmp_path / "exam.json") == results("exam")
     (tmp_path / "other.json").write_text('{"figures": {"accuracy": {}}}')
     with pytest.raises(ValueError, match=r"other.json holds no exam: name the file that `foretell eval exam --out`"):
         exam_for("runs/nano", tmp_path / "other.json")

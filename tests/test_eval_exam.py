@@ -262,10 +262,15 @@ def test_other_readouts_join_the_figures_and_the_page(
     row = {"property": "all", "context": "least", "value": 0.75, "low": 0.7, "high": 0.8, "n": 40, "chance": 0.5}
     metrics = ("relative accuracy, average", "relative accuracy, maximum", "quadruplet accuracy, average")
     told = [{**row, "model": who, "metric": metric} for who in ("trained", "random init") for metric in metrics]
-    also = {"layers": layers, "surprise": lambda: {"foretell": {"figures": told}}}
+    surprise = {"foretell": {"figures": told, "data": {"quadruplets": 20, "sha256": "0" * 64}}}
+    also = {"layers": layers, "surprise": lambda: surprise}
     found = exam.run(weights, worlds, tmp_path / "r.json", altered=False, readouts=also)
     text = (tmp_path / "r.html").read_text()
-    assert found["layers"]["plot"] == "r-layers.png" and found["surprise"]["foretell"]["figures"] == told
+    assert found["layers"]["plot"] == "r-layers.png" and found["surprise"] == surprise
+    head, _, line, *_ = report.surprise_section(found).splitlines()
+    assert head == "| property | n | chance | Foretell: trained | Foretell: random init |"
+    assert line == "| all | 40 | 50.0 | 75.0 [70.0, 80.0] | 75.0 [70.0, 80.0] |"
+    assert report.layers_section(found).startswith("- falls: the signal dies <here>.\n")
     assert "the signal dies &lt;here&gt;." in text and "75.0 [70.0, 80.0]" in text
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
     plain = exam.run(weights, worlds, tmp_path / "r.json", altered=False)
@@ -382,13 +387,13 @@ def test_the_exam_shows_the_frames_that_a_user_would_see(tmp_path: Path, make_vi
 
 @pytest.fixture
 def measured(tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of one README, one model folder and one set of results, all called tiny or model."""
+    """A repository of one README, one model folder and one set of results, named after the exam."""
     seat(monkeypatch, model=Seer())
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    exam.run(weights, worlds, tmp_path / "model.json", command="foretell eval exam")
+    exam.run(weights, worlds, tmp_path / "exam.json", command="foretell eval exam")
     (weights / "training.json").write_text(json.dumps({"data": {"clips": 12000}, "stages": ["align", "tune"]}))
     readme = tmp_path / "README.md"
-    readme.write_text("# Mine\n\n<!-- figures:begin model -->\nold\n<!-- figures:end -->\n\nthe rest\n")
+    readme.write_text("# Mine\n\n<!-- figures:begin exam -->\nold\n<!-- figures:end -->\n\nthe rest\n")
     return readme
 
 
@@ -396,7 +401,7 @@ def test_a_readme_is_rewritten_between_its_markers_only(measured: Path) -> None:
     assert report.main(["--check", str(measured)]) == 1
     assert report.main([str(measured)]) == 0
     text = measured.read_text()
-    assert text.startswith("# Mine\n\n<!-- figures:begin model -->\n| questions |")
+    assert text.startswith("# Mine\n\n<!-- figures:begin exam -->\n| questions |")
     assert text.endswith("<!-- figures:end -->\n\nthe rest\n")
     assert re.search(
         r"towers: will it fall\? \| balanced accuracy \| 20 \| 50\.0 \[\d\d\.\d, \d\d\.\d\] \| 100\.0 ", text
@@ -428,11 +433,11 @@ def test_a_model_card_tells_training_and_figures(measured: Path) -> None:
 
 
 def test_plots_are_pictures_and_the_same_each_time(measured: Path) -> None:
-    first = {path.name: path.read_bytes() for path in report.plots("model", measured.parent / "a")}
-    second = {path.name: path.read_bytes() for path in report.plots("model", measured.parent / "b")}
+    first = {path.name: path.read_bytes() for path in report.plots("exam", measured.parent / "a")}
+    second = {path.name: path.read_bytes() for path in report.plots("exam", measured.parent / "b")}
     assert first == second
-    assert sorted(first) == ["model-headlines.png", "model-reliability.png", "model-risk-coverage.png"]
-    pixels: NDArray[np.uint8] = np.asarray(Image.open(measured.parent / "a" / "model-headlines.png"))
+    assert sorted(first) == ["exam-headlines.png", "exam-reliability.png", "exam-risk-coverage.png"]
+    pixels: NDArray[np.uint8] = np.asarray(Image.open(measured.parent / "a" / "exam-headlines.png"))
     assert pixels.std() > 10
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
 from foretell.bridge.cache import FeatureCache
-from foretell.eval import rivals
+from foretell.eval import report, rivals
 from foretell.eval.imagined import Filming
 from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
 from foretell.reasoner.answer import Foretell
@@ -127,6 +127,8 @@ def test_what_was_trained_and_answered_is_not_made_again(
 def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
     told = rivals.table(found)
     assert told.splitlines()[2].startswith("| V-JEPA |")
+    section = report.rivals_section(found)
+    assert section.startswith(told) and f"on {found['data']['questions']} questions" in section
     for verdicts, words in (
         ({"a": (0.01, 0.02), "b": (-0.1, 0.2)}, "J is ahead of a; no difference is shown to b"),
         ({"a": (-0.2, -0.1)}, "J is behind a"),
