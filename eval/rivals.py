@@ -234,7 +234,9 @@ def run(
         "seeds": seeds,
         "recipe": plain(recipe),
         "arms": {arm.name: [_cost(made[arm.run(seed)][1]) for seed in range(seeds)] for arm in arms},
-        "answer": {arm.name: cost_of_answer(*made[arm.run(0)], packed, groups[0]) for arm in arms},
+        "answer": costs_of_answers(
+            {arm.name: made[arm.run(0)] for arm in arms}, packed, groups[0], runs / "answers.json"
+        ),
         "figures": figures({**answered, BLIND: [kept.of(BLIND, rows)]}),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -261,19 +263,34 @@ def _answers(arm: Arm, model: Path, packed: Packed) -> Answers:
     return watching(opened_as(arm, model), packed)
 
 
-def cost_of_answer(arm: Arm, model: Path, packed: Packed, group: Group) -> dict[str, float]:
-    """What one answer takes, from frames on: operations, and seconds (the median of LOOKS); measured once a model."""
-    kept = model.parent / "answer.json"
-    if not kept.is_file():
-        foretell, row = opened_as(arm, model), group[0]
-        look = look_of(foretell, packed, row)
-        ask = partial(foretell.answer, look, row["question"], row["options"])
-        with Operations() as counted:
-            ask()
-        took = median(timeit.repeat(ask, number=1, repeat=LOOKS))
-        write(kept, json.dumps({"flops": counted.flops, "seconds": took}) + "\n")
-    told: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
+def costs_of_answers(
+    models: Mapping[str, tuple[Arm, Path]], packed: Packed, group: Group, kept: Path
+) -> dict[str, dict[str, float]]:
+    """What one answer takes, from frames on, by arm: operations, and seconds (the median of LOOKS, the arms taking
+    turns, so that what else a machine does falls upon all alike). Measured once, and kept in a file."""
+    marks = {name: mark(model) for name, (_, model) in models.items()}
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if known.get("marks") != marks:
+        asks = {name: _ask(arm, model, packed, group[0]) for name, (arm, model) in models.items()}
+        flops = {name: _operations(ask) for name, ask in asks.items()}
+        turns = [{name: timeit.timeit(ask, number=1) for name, ask in asks.items()} for _ in range(LOOKS)]
+        takes = {name: {"flops": flops[name], "seconds": median(turn[name] for turn in turns)} for name in asks}
+        known = {"marks": marks, "takes": takes}
+        write(kept, json.dumps(known) + "\n")
+    told: dict[str, dict[str, float]] = known["takes"]
     return told
+
+
+def _ask(arm: Arm, model: Path, packed: Packed, row: Row) -> Callable[[], object]:
+    """A model's answer to one question, to be measured."""
+    foretell = opened_as(arm, model)
+    return partial(foretell.answer, look_of(foretell, packed, row), row["question"], row["options"])
+
+
+def _operations(do: Callable[[], object]) -> float:
+    with Operations() as counted:
+        do()
+    return float(counted.flops)
 
 
 def figures(answered: Answered) -> dict[str, Any]:
