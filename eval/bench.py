@@ -450,19 +450,20 @@ def run(
                     curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
                 found[job.kind] = found.get(job.kind, {}) | settled(job.kind, curves, judged_by)
                 plot(found, out.with_suffix(".png"))
+                missing.remove(name)
+                keep()
                 if {side for side, *_ in curves} >= set(SIDES[job.kind]):
-                    if first := strongest[job.kind] in missing:
-                        keep()
                     found[job.kind] |= finals(job.kind, main, judged_by)
-                    if first:
+                    if strongest[job.kind] in missing:
                         missing.remove(strongest[job.kind])
             else:
                 found["data_axis"] += do()
+                missing.remove(name)
         except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others
             if job.recipe.objective in (side for pair in SIDES.values() for side in pair):
                 raise
-            found["stopped"][job.name] = str(error)
-        missing.remove(job.name)
+            found["stopped"][name] = str(error)
+            missing.remove(name)
         keep()
     return found
 

@@ -291,6 +291,23 @@ def layers_section(found: Results) -> str:
     return "\n".join([*(f"- {sentence}" for sentence in layers["words"]), "", f"{_made(found)}."])
 
 
+def bench_section(found: Results) -> str:
+    """How much more compute a pixel rival needs than JEPA, as far as it is known, and whether that is all."""
+    from .bench import SIDES
+
+    rows = []
+    for kind, (jepa, rival) in SIDES.items():
+        one, curves = found[kind]["flops_ratio"], found[kind]["curves"]
+        runs = ", ".join(
+            f"{side} {max(row['runs'] for row in curves if row['objective'] == side)}" for side in (jepa, rival)
+        )
+        told = "-" if one["value"] is None else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+        rows.append([f"{kind}: {rival} over {jepa}", runs, told, one["words"]])
+    missing = "A part of it: `missing` in the file names what is left. " if found["missing"] else ""
+    table = _table(["compute to reach the same score", "runs", "ratio", "in words"], rows)
+    return f"{table}\n\n{missing}{_made(found)}. In brackets: 95% bootstrap intervals over scenes and runs."
+
+
 def rivals_section(found: Results) -> str:
     """Behind which encoder a language model answers best, and what an answer costs."""
     from .rivals import table
@@ -516,6 +533,7 @@ PAINTED: dict[str, tuple[Callable[["Axes", Results], None], tuple[float, float]]
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "bench": lambda: bench_section(results("bench")),
     "benchmarks": benchmark_table,
     "elsewhere": lambda: elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()}),
     "encoders": lambda: encoders_section(results("encoders")),
@@ -524,8 +542,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rivals": lambda: rivals_section(results("rivals")),
     "surprise": lambda: surprise_section(results(EXAM)),
 }
-"""Blocks of a README that are not the tables of an exam: public benchmarks, one model in several worlds, encoders
-behind bridges that were trained apart, stages of a model, plans, encoders behind one bridge, what surprises it."""
+"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, one
+model in several worlds, encoders behind bridges that were trained apart, stages of a model, plans, encoders behind one
+bridge, what surprises it."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:
