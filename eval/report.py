@@ -263,26 +263,28 @@ def planning_section(found: Results) -> str:
     return f"{table(found)}\n\nPer cent of towers, in brackets 95% bootstrap intervals over scenes. {_made(found)}."
 
 
-SURPRISE = "relative accuracy, average"
+SURPRISE = {"relative accuracy, average": "pairs", "quadruplet accuracy, average": "quadruplets"}
+"""What is told of surprise, of what."""
 
 
 def surprise_section(found: Results) -> str:
-    """How often the impossible clip of a pair surprises more, by property: each model beside its untrained twin."""
+    """How often what is impossible surprises more, by property: each model beside its untrained twin."""
     from .violations import LEAST
 
-    told: dict[str, dict[str, Any]] = {}
+    told: dict[tuple[str, str], dict[str, Any]] = {}
     for name, one in found["surprise"].items():
         for row in one["figures"]:
-            if (row["context"], row["metric"]) == (LEAST, SURPRISE):
-                told.setdefault(row["property"], {})[f"{title(name)}: {row['model']}"] = row
-    takers = list(told["all"])
+            if row["context"] == LEAST and row["metric"] in SURPRISE:
+                line = told.setdefault((row["property"], SURPRISE[row["metric"]]), {})
+                line[f"{title(name)}: {row['model']}"] = row
+    takers = list(next(iter(told.values())))
     data = found["surprise"][MODEL]["data"]
     about = (
-        f"Per cent of pairs. {_made(found)}, on {data['quadruplets']:,} quadruplets (violations.jsonl "
-        f"{data['sha256'][:12]}). In brackets: 95% bootstrap intervals over scenes."
+        f"Per cent. {_made(found)}, on {data['quadruplets']:,} quadruplets (violations.jsonl {data['sha256'][:12]}). "
+        "In brackets: 95% bootstrap intervals over scenes."
     )
-    rows = ([name, *_figure_cells(by_taker, takers)] for name, by_taker in told.items())
-    return f"{_table(['property', 'n', 'chance', *takers], rows)}\n\n{about}"
+    rows = ([*key, *_figure_cells(by_taker, takers)] for key, by_taker in told.items())
+    return f"{_table(['property', 'of', 'n', 'chance', *takers], rows)}\n\n{about}"
 
 
 def layers_section(found: Results) -> str:

@@ -267,9 +267,10 @@ def test_other_readouts_join_the_figures_and_the_page(
     found = exam.run(weights, worlds, tmp_path / "r.json", altered=False, readouts=also)
     text = (tmp_path / "r.html").read_text()
     assert found["layers"]["plot"] == "r-layers.png" and found["surprise"] == surprise
-    head, _, line, *_ = report.surprise_section(found).splitlines()
-    assert head == "| property | n | chance | Foretell: trained | Foretell: random init |"
-    assert line == "| all | 40 | 50.0 | 75.0 [70.0, 80.0] | 75.0 [70.0, 80.0] |"
+    head, _, *lines = report.surprise_section(found).splitlines()[:4]
+    assert head == "| property | of | n | chance | Foretell: trained | Foretell: random init |"
+    scores = "40 | 50.0 | 75.0 [70.0, 80.0] | 75.0 [70.0, 80.0] |"
+    assert lines == [f"| all | pairs | {scores}", f"| all | quadruplets | {scores}"]
     assert report.layers_section(found).startswith("- falls: the signal dies <here>.\n")
     assert "the signal dies &lt;here&gt;." in text and "75.0 [70.0, 80.0]" in text
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
