@@ -125,6 +125,13 @@ class Question:
         return Question(self.name, self.rows[which], self.values[which], [self.scenes[i] for i in which], self.kinds)
 
 
+def parted(count: int, labels: int | None, how: Training) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of so many labelled clips a probe learns from, and the fifth that validates; labels: of so many only."""
+    order = np.random.default_rng(how.seed).permutation(count)[: labels or None]
+    cut = max(1, len(order) // 5)
+    return np.sort(order[cut:]), np.sort(order[:cut])
+
+
 def questions_of(clips: Sequence[Row]) -> dict[str, Question]:
     """Every variable that at least one clip has, by name."""
     told = [variables_of(clip) for clip in clips]
@@ -474,9 +481,7 @@ class Bench:
     def tell(self, name: str, probe: str, labels: int | None, how: Training) -> Told:
         """What one probe says of one variable of the test clips."""
         question, asked = self.asked[name], self.answers[name]
-        order = np.random.default_rng(how.seed).permutation(len(question.rows))[: labels or None]
-        cut = max(1, len(order) // 5)
-        held, known = question.part(np.sort(order[:cut])), question.part(np.sort(order[cut:]))
+        known, held = map(question.part, parted(len(question.rows), labels, how))
         if probe.startswith("attentive"):
             blocks = int(probe.removeprefix("attentive"))
             return attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)

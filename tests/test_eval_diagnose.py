@@ -1,6 +1,7 @@
 """Claims about the bridge diagnosis: it names the stage that kills a signal, and only where the interval carries it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from foretell.eval import diagnose
 from foretell.eval.diagnose import (
+    apart,
     asking,
     change,
     dive,
@@ -22,7 +24,7 @@ from foretell.eval.diagnose import (
     words,
     world_of,
 )
-from foretell.eval.probe import Question, Training, frames_of
+from foretell.eval.probe import Bench, Question, Training, frames_of, parted, plain_score
 from foretell.perception.encoder import normalise
 from foretell.reasoner.answer import Foretell
 from foretell.train.data import load_clips
@@ -142,9 +144,27 @@ def test_questions_behind_one_video_do_not_see_each_other() -> None:
 def test_shuffled_labels_are_the_same_labels_on_other_clips() -> None:
     values = np.tile([0.0, 1.0], 500).astype(np.float32)
     asked = Question("falls", np.arange(1000), values, [str(k) for k in range(1000)], 2)
-    shuffled = exchanged(asked)
-    assert shuffled.values.sum() == 500 and abs(np.mean(shuffled.values == values) - 0.5) < 0.05
+    parts = parted(1000, None, Training())
+    shuffled = exchanged(asked, parts)
+    for part in parts:
+        assert shuffled.values[part].sum() == values[part].sum()
+        assert abs(np.mean(shuffled.values[part] == values[part]) - 0.5) < 0.005
     assert shuffled.scenes == asked.scenes and np.array_equal(asked.values, values)
+
+
+def test_a_control_of_shuffled_labels_tells_nothing_of_a_label_that_outshines_all_else() -> None:
+    rng, how = np.random.default_rng(0), Training()
+    truth = np.tile([0.0, 1.0], 500).astype(np.float32)
+    features = (0.3 * rng.normal(size=(1000, 1, 64)) + (2 * truth - 1)[:, None, None]).astype(np.float16)
+    asked = Question("falls", np.arange(1000), truth, [str(k) for k in range(1000)], 2)
+
+    def score(labels: Question) -> float:
+        bench = Bench(features, features, (1, 1, 1), {"falls": labels}, {"falls": asked}, pool=apart)
+        return plain_score(asked, bench.tell("falls", "ridge", None, how).values)
+
+    careless = [score(replace(asked, values=np.random.default_rng(seed).permutation(truth))) for seed in range(6)]
+    careful = [score(exchanged(asked, parted(1000, None, how), seed)) for seed in range(6)]
+    assert np.abs(np.array(careless) - 0.5).max() > 0.3 and np.abs(np.array(careful) - 0.5).max() < 0.05
 
 
 def rows_of(right: list[float], truth: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
