@@ -123,7 +123,7 @@ def page(found: Results, samples: Sequence[Row], asked: Sequence[Row], packed: P
             found, [(f"{r['scenario']}: {r['type']} ({r['kind']})", r) for r in found["figures"]["by_type"]]
         ),
         plots=plots,
-        surprise=[(name, rows_of(one)) for name, one in found.get("surprise", {}).items()],
+        surprise=[(title(name), rows_of(one)) for name, one in found.get("surprise", {}).items()],
         layers=layers,
         layers_plot=data_url((folder / layers["plot"]).read_bytes(), "image/png") if layers else "",
         confusions=list(confusions(samples)),
@@ -193,7 +193,13 @@ def pair_rows(found: Results) -> list[list[str]]:
     for one in found["figures"]["pairs"]:
         counts = f"{one['only_model']}, {one['only_other']}"
         told.append(
-            [labels[one["headline"]], title(one["other"]), percent(one["difference"]), counts, f"{one['p']:.2g}"]
+            [
+                labels[one["headline"]],
+                title(one["other"]),
+                percent(one["difference"]),
+                counts,
+                f"{one['p']:.2g}" if one["p"] else "below 1e-300",
+            ]
         )
     return told
 

@@ -288,9 +288,11 @@ def surprise_section(found: Results) -> str:
 
 
 def layers_section(found: Results) -> str:
-    """Where a signal is lost on its way through the model, in words."""
-    layers = found["layers"]
-    return "\n".join([*(f"- {sentence}" for sentence in layers["words"]), "", f"{_made(found)}."])
+    """Where a signal is lost on its way through the model, in words: what arrives of it, and every drop."""
+    told = [words for words in found["layers"]["words"] if "no drop" not in words]
+    clips = found["layers"]["clips"]
+    about = f"{_made(found)}, on {clips['test']:,} clips, from labels of {clips['train']:,} others."
+    return "\n".join([*(f"- {words}" for words in told), "", about])
 
 
 def bench_section(found: Results) -> str:

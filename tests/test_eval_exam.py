@@ -257,7 +257,8 @@ def test_other_readouts_join_the_figures_and_the_page(
 
     def layers() -> dict[str, Any]:
         Image.new("RGB", (4, 4)).save(tmp_path / "r-layers.png")
-        return {"figures": [], "words": ["falls: the signal dies <here>."], "plot": "r-layers.png"}
+        told = ["falls: the signal dies <here>.", "count: no drop is shown."]
+        return {"figures": [], "words": told, "plot": "r-layers.png", "clips": {"train": 1500, "test": 1000}}
 
     row = {"property": "all", "context": "least", "value": 0.75, "low": 0.7, "high": 0.8, "n": 40, "chance": 0.5}
     metrics = ("relative accuracy, average", "relative accuracy, maximum", "quadruplet accuracy, average")
@@ -271,7 +272,10 @@ def test_other_readouts_join_the_figures_and_the_page(
     assert head == "| property | of | n | chance | Foretell: trained | Foretell: random init |"
     scores = "40 | 50.0 | 75.0 [70.0, 80.0] | 75.0 [70.0, 80.0] |"
     assert lines == [f"| all | pairs | {scores}", f"| all | quadruplets | {scores}"]
-    assert report.layers_section(found).startswith("- falls: the signal dies <here>.\n")
+    first, _, about = report.layers_section(found).splitlines()
+    assert first == "- falls: the signal dies <here>." and about.endswith(
+        "on 1,000 clips, from labels of 1,500 others."
+    )
     assert "the signal dies &lt;here&gt;." in text and "75.0 [70.0, 80.0]" in text
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
     plain = exam.run(weights, worlds, tmp_path / "r.json", altered=False)
