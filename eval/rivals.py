@@ -222,7 +222,7 @@ def run(
         Taker(name, mark(model, asked), partial(_answers, arm, model, packed)) for name, (arm, model) in made.items()
     ]
     takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
-    with claim_of(claims, "exam", wait=True):  # whoever comes second finds every answer there
+    with claim_of(claims, f"exam {out.resolve()}", wait=True):  # whoever comes second finds every answer there
         kept = Samples(out.with_suffix(".samples.jsonl"), takers)
         for taker in takers:
             sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
