@@ -316,10 +316,11 @@ def rivals_section(found: Results) -> str:
     """Behind which encoder a language model answers best, and what an answer costs."""
     from .rivals import table
 
-    data = found["data"]
+    data, seeds = found["data"], found["seeds"]
+    over = f"scenes and {seeds} trainings each" if seeds > 1 else "scenes alone: one training each, whose luck is in it"
     return (
         f"{table(found)}\n\nPer cent. {_made(found)}, on {data['questions']:,} questions about {data['scenes']:,} "
-        "scenes. In brackets: 95% intervals over scenes and runs."
+        f"scenes. In brackets: 95% intervals over {over}."
     )
 
 

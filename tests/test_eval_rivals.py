@@ -129,6 +129,8 @@ def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
     assert told.splitlines()[2].startswith("| V-JEPA |")
     section = report.rivals_section(found)
     assert section.startswith(told) and f"on {found['data']['questions']} questions" in section
+    assert section.endswith("95% intervals over scenes and 2 trainings each.")
+    assert "one training each" in report.rivals_section({**found, "seeds": 1})
     for verdicts, words in (
         ({"a": (0.01, 0.02), "b": (-0.1, 0.2)}, "J is ahead of a; no difference is shown to b"),
         ({"a": (-0.2, -0.1)}, "J is behind a"),
