@@ -66,7 +66,7 @@ ASKED = {fact: plain[0] for (_, fact), (plain, _) in reversed(PREDICTIVE.items()
 """How each variable is asked about, in the same words for every clip: words that differ from clip to clip, a colour
 say, would tell something of the clip by themselves."""
 SIDE_BY_SIDE, POOLED, OUT = "taps side by side", "pooled", "output"
-EXCHANGES = 1000
+EXCHANGES = 1000  # of a control's labels, of which one is taken
 BATCH = 16  # clips a forward pass: all hidden states of 16 clips and 100 tokens of a small language model are 60 MB
 HALF = float(torch.finfo(torch.float16).max)
 

@@ -222,10 +222,12 @@ def run(
         Taker(name, mark(model, asked), partial(_answers, arm, model, packed)) for name, (arm, model) in made.items()
     ]
     takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
+    firsts = {arm.name: made[arm.run(0)] for arm in arms}
     with claim_of(claims, f"exam {out.resolve()}", wait=True):  # whoever comes second finds every answer there
         kept = Samples(out.with_suffix(".samples.jsonl"), takers)
         for taker in takers:
             sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
+        takes = costs_of_answers(firsts, packed, groups[0], runs / "answers.json")
     rows = [row for group in groups for row in group]
     answered = {arm.name: [kept.of(arm.run(seed), rows) for seed in range(seeds)] for arm in arms}
     found = {
@@ -234,9 +236,7 @@ def run(
         "seeds": seeds,
         "recipe": plain(recipe),
         "arms": {arm.name: [_cost(made[arm.run(seed)][1]) for seed in range(seeds)] for arm in arms},
-        "answer": costs_of_answers(
-            {arm.name: made[arm.run(0)] for arm in arms}, packed, groups[0], runs / "answers.json"
-        ),
+        "answer": takes,
         "figures": figures({**answered, BLIND: [kept.of(BLIND, rows)]}),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
