@@ -263,6 +263,14 @@ def sit_together(taker: Taker, groups: Sequence[Group], samples: Samples, worker
         part.unlink()
 
 
+def all_sit(takers: Sequence[Taker], groups: Sequence[Group], path: Path, workers: int) -> Samples:
+    """The per-sample file, once every taker has answered everything, in so many processes."""
+    kept = Samples(path, takers)
+    for taker in takers:
+        sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
+    return kept
+
+
 def measured(rows: Sequence[Row]) -> tuple[str, Statistic, float]:
     """What is measured, how, and what guessing scores: balanced accuracy where all questions are yes/no, otherwise
     accuracy."""
@@ -476,9 +484,7 @@ def run(
     if not groups:
         raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
     takers = list(_takers(model_dir or NANO, packed, train, controls or {}, altered))
-    kept = Samples(samples or out.with_suffix(".samples.jsonl"), takers)
-    for taker in takers:
-        sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
+    kept = all_sit(takers, groups, samples or out.with_suffix(".samples.jsonl"), workers)
     answered = {taker.name: kept.of(taker.name, [row for group in groups for row in group]) for taker in takers}
     found = {
         **provenance(command),

@@ -192,15 +192,8 @@ def pair_rows(found: Results) -> list[list[str]]:
     told = [["questions", "against", "difference", "discordant (model, other)", "p (Holm)"]]
     for one in found["figures"]["pairs"]:
         counts = f"{one['only_model']}, {one['only_other']}"
-        told.append(
-            [
-                labels[one["headline"]],
-                title(one["other"]),
-                percent(one["difference"]),
-                counts,
-                f"{one['p']:.2g}" if one["p"] else "below 1e-300",
-            ]
-        )
+        p = f"{one['p']:.2g}" if one["p"] else "below 1e-300"
+        told.append([labels[one["headline"]], title(one["other"]), percent(one["difference"]), counts, p])
     return told
 
 

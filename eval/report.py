@@ -289,10 +289,12 @@ def surprise_section(found: Results) -> str:
 
 def layers_section(found: Results) -> str:
     """Where a signal is lost on its way through the model, in words: what arrives of it, and every drop."""
-    told = [words for words in found["layers"]["words"] if "no drop" not in words]
-    clips = found["layers"]["clips"]
+    from .diagnose import words
+
+    layers, clips = found["layers"], found["layers"]["clips"]
+    carried = [row for row in layers["changes"] if row["path"] == "end to end" or row["high"] < 0]
     about = f"{_made(found)}, on {clips['test']:,} clips, from labels of {clips['train']:,} others."
-    return "\n".join([*(f"- {words}" for words in told), "", about])
+    return "\n".join([*(f"- {told}" for told in words({**layers, "changes": carried})), "", about])
 
 
 def bench_section(found: Results) -> str:
@@ -301,10 +303,11 @@ def bench_section(found: Results) -> str:
 
     rows = []
     for kind, (jepa, rival) in SIDES.items():
+        if kind not in found:
+            continue
         one, curves = found[kind]["flops_ratio"], found[kind]["curves"]
-        runs = ", ".join(
-            f"{side} {max(row['runs'] for row in curves if row['objective'] == side)}" for side in (jepa, rival)
-        )
+        counts = {row["objective"]: row["runs"] for row in curves}
+        runs = ", ".join(f"{side} {counts.get(side, 0)}" for side in (jepa, rival))
         told = "-" if one["value"] is None else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
         rows.append([f"{kind}: {rival} over {jepa}", runs, told, one["words"]])
     missing = "A part of it: `missing` in the file names what is left. " if found["missing"] else ""

@@ -39,8 +39,8 @@ from .exam import (
     Answers,
     Group,
     Headline,
-    Samples,
     Taker,
+    all_sit,
     by_frames,
     chosen,
     guessing,
@@ -48,14 +48,13 @@ from .exam import (
     load_rows,
     look_of,
     measured,
-    sit,
-    sit_together,
     thinned,
     watching,
 )
 from .imagined import Filming, open_painter, watch_film
 from .probe import random_init
 from .record import digest, mark, provenance, rounded, write
+from .report import percent
 from .stats import over_runs, scene_weights
 from .turns import claim_of, in_turn
 
@@ -224,9 +223,7 @@ def run(
     takers += [Taker(BLIND, mark(asked, seen), lambda: guessing(Blind.fit(load_rows(learned))), shared=False)]
     firsts = {arm.name: made[arm.run(0)] for arm in arms}
     with claim_of(claims, f"exam {out.resolve()}", wait=True):  # whoever comes second finds every answer there
-        kept = Samples(out.with_suffix(".samples.jsonl"), takers)
-        for taker in takers:
-            sit(taker, groups, kept) if workers == 1 else sit_together(taker, groups, kept, workers)
+        kept = all_sit(takers, groups, out.with_suffix(".samples.jsonl"), workers)
         takes = costs_of_answers(firsts, packed, groups[0], runs / "answers.json")
     rows = [row for group in groups for row in group]
     answered = {arm.name: [kept.of(arm.run(seed), rows) for seed in range(seeds)] for arm in arms}
@@ -329,7 +326,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines = found["figures"].values()
     names = [*found["arms"], BLIND]
     head = ["encoder", *(f"{line['label']} (n {_count(line):,})" for line in lines)]
-    rows = [[name, *(_percent(line["arms"][name]) for line in lines), _takes(found, name)] for name in names]
+    rows = [[name, *(percent(line["arms"][name]) for line in lines), _takes(found, name)] for name in names]
     written = [[*head, "an answer takes"], ["---", *(["---:"] * (len(lines) + 1))], *rows]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in written), "", *words(found)])
 
@@ -342,10 +339,6 @@ def _takes(found: Mapping[str, Any], name: str) -> str:
 
 def _count(line: Mapping[str, Any]) -> int:
     return int(next(iter(line["arms"].values()))["n"])
-
-
-def _percent(one: Mapping[str, float]) -> str:
-    return f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
 
 
 def words(found: Mapping[str, Any]) -> list[str]:

@@ -257,8 +257,12 @@ def test_other_readouts_join_the_figures_and_the_page(
 
     def layers() -> dict[str, Any]:
         Image.new("RGB", (4, 4)).save(tmp_path / "r-layers.png")
-        told = ["falls: the signal dies <here>.", "count: no drop is shown."]
-        return {"figures": [], "words": told, "plot": "r-layers.png", "clips": {"train": 1500, "test": 1000}}
+        told, kind = ["falls: the signal dies <here>."], {"variable": "falls", "probe": "ridge"}
+        figures = [{**kind, "taker": name, "value": value} for name, value in (("tap", 0.9), ("answer", 0.6))]
+        change = {**kind, "from": "tap", "to": "answer", "value": -0.3, "low": -0.4}
+        changes = [{**change, "path": path, "high": high} for path, high in (("video", -0.2), ("last", 0.1))]
+        clips = {"train": 1500, "test": 1000}
+        return {"figures": figures, "changes": changes, "words": told, "plot": "r-layers.png", "clips": clips}
 
     row = {"property": "all", "context": "least", "value": 0.75, "low": 0.7, "high": 0.8, "n": 40, "chance": 0.5}
     metrics = ("relative accuracy, average", "relative accuracy, maximum", "quadruplet accuracy, average")
@@ -272,10 +276,11 @@ def test_other_readouts_join_the_figures_and_the_page(
     assert head == "| property | of | n | chance | Foretell: trained | Foretell: random init |"
     scores = "40 | 50.0 | 75.0 [70.0, 80.0] | 75.0 [70.0, 80.0] |"
     assert lines == [f"| all | pairs | {scores}", f"| all | quadruplets | {scores}"]
-    first, _, about = report.layers_section(found).splitlines()
-    assert first == "- falls: the signal dies <here>." and about.endswith(
-        "on 1,000 clips, from labels of 1,500 others."
+    drop, _, about = report.layers_section(found).splitlines()
+    assert drop.startswith(
+        "- falls, ridge: along the video's tokens the largest drop is from 0.90 (tap) to 0.60 (answer)"
     )
+    assert about.endswith("on 1,000 clips, from labels of 1,500 others.")
     assert "the signal dies &lt;here&gt;." in text and "75.0 [70.0, 80.0]" in text
     assert set(re.findall(r'(?:src|href)="(\w+:)', text)) == {"data:"}
     plain = exam.run(weights, worlds, tmp_path / "r.json", altered=False)
