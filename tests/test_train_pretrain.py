@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from foretell.train import checkpoint, learner
 from foretell.train.learner import build, learn, learning_rate, momentum
 from foretell.train.masks import MaskRecipe, sample
 from foretell.train.objectives import Weights, covariance, spread, variance, vjepa
-from foretell.train.pretrain import augment, draw, draw_windows, run, split_rows
+from foretell.train.pretrain import augment, draw, draw_windows, prefetched, run, split_rows
 from foretell.train.recipes import tiny_encoder as tiny
 
 GRID = (4, 8, 8)
@@ -140,6 +141,15 @@ def test_a_step_draws_the_same_batch_whenever_it_is_asked(data: Path) -> None:
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1].target, again[1].target)
     assert not torch.equal(first[0], other)
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 9])
+def test_batches_come_in_order_however_many_are_drawn_at_once(ahead: int) -> None:
+    def slow_when_even(step: int) -> int:
+        time.sleep(0.01 * (step % 2 == 0))
+        return 10 * step
+
+    assert list(prefetched(slow_when_even, 2, 7, ahead)) == [(step, 10 * step) for step in range(2, 7)]
 
 
 def test_held_out_rows_are_never_trained_on() -> None:

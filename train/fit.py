@@ -393,7 +393,7 @@ class Run:
             return
         spent, prompts = self.spent[name], Prompts(self.processor)
         began = time.monotonic() - spent.seconds
-        drawn = prefetched(lambda step: self._draw(step, stage, prompts), start, stage.steps)
+        drawn = prefetched(lambda step: self._draw(step, stage, prompts), start, stage.steps, ahead=1)
         self.trainee.train()
         with progress_bar(shown=main) as bar, self._log(folder, start) as log:
             task = bar.add_task(name, total=stage.steps, completed=start, speed="")

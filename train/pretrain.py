@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -56,6 +57,9 @@ T = TypeVar("T")
 Rows = NDArray[np.int64]
 Clips = NDArray[np.uint8]  # [N, F, S, S, 3]
 Labels = NDArray[np.float32]  # [N, K], NaN where unknown
+AHEAD = 4
+"""Batches that are drawn at once for an accelerator, which takes several in the time that one thread draws one; a CPU's
+cores have enough to do."""
 LOOKED_AT = 16
 """Held-out clips that the alarm looks at: a few thousand tokens."""
 
@@ -158,13 +162,14 @@ def part(batch: tuple[Tensor, Mask], rank: int, count: int) -> tuple[Tensor, Mas
     return pixels[mine], mask.rows(mine)
 
 
-def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[tuple[int, T]]:
-    """Each step with what `make` gives for it, the next one being made while this one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(make, step) for step in range(start, min(start + 1, stop))]
+def prefetched(make: Callable[[int], T], start: int, stop: int, ahead: int) -> Iterator[tuple[int, T]]:
+    """Each step with what `make` gives for it, the next ones being made, each in a thread, while this one is used."""
+    with ThreadPoolExecutor(ahead) as pool:
+        coming = deque(pool.submit(make, step) for step in range(start, min(start + ahead, stop)))
         for step in range(start, stop):
-            ready = coming.pop().result()
-            coming = [pool.submit(make, following) for following in range(step + 1, min(step + 2, stop))]
+            ready = coming.popleft().result()
+            if step + ahead < stop:
+                coming.append(pool.submit(make, step + ahead))
             yield step, ready
 
 
@@ -389,7 +394,9 @@ def run(
         examine(alarm, 0, learner, watch.frames[:LOOKED_AT])
     peak, began = count * gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
     rows = chosen(split.train, recipe)
-    batches = prefetched(lambda step: part(draw(step, clips, rows, config, recipe), rank, count), start, recipe.steps)
+    drawn = partial(draw, clips=clips, rows=rows, config=config, recipe=recipe)
+    ahead = 1 if train_device().type == "cpu" else AHEAD
+    batches = prefetched(lambda step: part(drawn(step), rank, count), start, recipe.steps, ahead)
     with progress_bar(shown=main) as bar, closing(Log(out, start, recipe, track)) if main else nullcontext() as log:
         task = bar.add_task("pretrain", total=recipe.steps, completed=start, speed="")
         try:
