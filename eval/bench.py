@@ -67,7 +67,7 @@ class Plan:
     (features may tell less and less after a part of one: LOG.md). seeds: of both sides, the run that was chosen among
     them; the other objectives run once. labels, curve_labels: training clips of the 4-block probe, and of those along a
     run; test_clips: at most so many of each variable of CORE (0: all). axis_clips, axis_encoders: the data axis, of
-    equal steps (axis_steps), in which more clips than these would not be seen once.
+    equal steps (axis_steps).
     """
 
     steps: int = 1000
@@ -77,7 +77,7 @@ class Plan:
     others: tuple[str, ...] = OTHERS
     labels: int = 2000
     curve_labels: int = 1000
-    axis_clips: tuple[int, ...] = (1000, 4000, 16000)
+    axis_clips: tuple[int, ...] = (1000, 4000, 16000, 64000)
     axis_encoders: tuple[str, ...] = ("small", "nano", "large")
     axis_steps: int = 600
     encoders: Mapping[Kind, str] = field(default_factory=lambda: ENCODER)
