@@ -283,8 +283,7 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="nano, nano_no_imagination, nano_rivals, tiny (seconds), vjepa2_l_smollm2, vjepa2_l_qwen3 or "
-            "vjepa2_g_llama.",
+            help="nano, nano_rivals, tiny (seconds), vjepa2_l_smollm2, vjepa2_l_qwen3 or vjepa2_g_llama.",
         ),
     ],
     data: Annotated[

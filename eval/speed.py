@@ -44,7 +44,7 @@ from ..train.data import Split, cache_features, live_encoder, load_clips
 from ..train.flops import gemm_peak
 from ..train.learner import build, learn, objective_of, step_flops, train_device, train_dtype
 from ..train.plan import stand_ins
-from ..train.recipes import FitRecipe, PretrainRecipe, Stage, nano, nano_encoder, nano_no_imagination
+from ..train.recipes import FitRecipe, PretrainRecipe, Stage, nano, nano_encoder
 from ..train.worlds import Spec, generate
 from .record import provenance, rounded, write
 
@@ -328,7 +328,7 @@ def epoch_of(world: VJEPA2World, clips: int, steps: int, batch: int, questions: 
     stage = Stage(
         steps=steps, batch=batch, lr=1e-4, out_lr=1e-4, lora_lr=1e-4, warmup=1, questions=questions
     )  # fmt: skip
-    recipe = replace(nano_no_imagination(), stages={"tune": stage}, mirror=False)
+    recipe = replace(nano(), stages={"tune": stage}, mirror=False)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         generate(data, clips, seed=0, spec=Spec(("towers", "collide"), size=size), progress=False)
