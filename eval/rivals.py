@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import norm
 from transformers import VJEPA2Config, VJEPA2Model
 
 from ..perception.encoder import VJEPA2World, window_of
@@ -55,7 +56,7 @@ from .imagined import Filming, open_painter, watch_film
 from .probe import random_init
 from .record import digest, mark, provenance, rounded, write
 from .report import percent
-from .stats import over_runs, scene_weights
+from .stats import holm, over_runs, scene_weights
 from .turns import claim_of, in_turn
 
 Floats = NDArray[np.float64]
@@ -63,6 +64,7 @@ Answered = Mapping[str, Sequence[Sequence[Row]]]
 """By arm, then by run: what was answered, question by question in the same order."""
 BLIND, RANDOM, PIXELS = "blind", "random init", "raw pixels"
 RESAMPLES = 1000
+ALPHA = 0.05
 LOOKS = 20
 PICTURES = 8
 """So many frames a model of single pictures is shown: as many as the embedded encoder's window."""
@@ -291,10 +293,14 @@ def _operations(do: Callable[[], object]) -> float:
 
 
 def figures(answered: Answered) -> dict[str, Any]:
-    """Every headline that has questions: each arm's mean over runs, and how far the others lie from the first arm."""
+    """Every headline that has questions: each arm's mean over runs, and how far the others lie from the first arm, p
+    adjusted for all of these comparisons."""
     first = next(iter(answered.values()))[0]
-    held = [line for line in HEADLINES if any(map(line.holds, first))]
-    return {line.key: _headline(line, answered) for line in held}
+    found = {line.key: _headline(line, answered) for line in HEADLINES if any(map(line.holds, first))}
+    compared = [other for line in found.values() for other in line["ahead_of"].values()]
+    for other, p in zip(compared, holm([other["p"] for other in compared]), strict=True):
+        other["p"] = p
+    return found
 
 
 def _headline(line: Headline, answered: Answered) -> dict[str, Any]:
@@ -311,7 +317,7 @@ def _headline(line: Headline, answered: Answered) -> dict[str, Any]:
         name: {**_interval(mean), "n": len(some), "chance": chance, "runs": scores[name][:, 0].tolist()}
         for name, mean in means.items()
     }
-    others = {name: _interval(base - mean) for name, mean in list(means.items())[1:]}
+    others = {name: _difference(base - mean) for name, mean in list(means.items())[1:]}
     return {"label": line.label, "metric": metric, "arms": arms, "ahead_of": others}
 
 
@@ -319,6 +325,12 @@ def _interval(drawn: Floats) -> dict[str, float]:
     """The figure itself comes first, then its resamples: [B]."""
     low, high = np.percentile(drawn[1:], (2.5, 97.5))
     return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
+
+
+def _difference(drawn: Floats) -> dict[str, float]:
+    """As `_interval`, with the chance of as large a difference where there is none: its resamples are taken as normal,
+    since a thousand of them cannot tell how rare it is."""
+    return {**_interval(drawn), "p": float(2 * norm.sf(abs(drawn[0]) / max(drawn[1:].std(), 1e-9)))}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -342,16 +354,25 @@ def _count(line: Mapping[str, Any]) -> int:
 
 
 def words(found: Mapping[str, Any]) -> list[str]:
-    """For every headline: whom the first arm beats, who beats it, and of whom the intervals say neither."""
+    """For every headline: whom the first arm beats, who beats it, and of whom neither can be said; then what an
+    interval alone says, but not all comparisons together."""
     first = next(iter(found["arms"]))
     return [f"{line['label']}: {_verdict(first, line['ahead_of'])}." for line in found["figures"].values()]
 
 
 def _verdict(first: str, ahead_of: Mapping[str, Mapping[str, float]]) -> str:
-    better = [name for name, one in ahead_of.items() if one["low"] > 0]
-    worse = [name for name, one in ahead_of.items() if one["high"] < 0]
-    level = [name for name in ahead_of if name not in (*better, *worse)]
-    told = [(f"{first} is ahead of", better), (f"{first} is behind", worse), ("no difference is shown to", level)]
+    ahead, behind = (
+        [name for name, one in ahead_of.items() if one[end] * sign > 0] for end, sign in (("low", 1), ("high", -1))
+    )
+    sure = {name for name, one in ahead_of.items() if one["p"] < ALPHA}
+    level = [name for name in ahead_of if name not in (*ahead, *behind)]
+    told = [
+        (f"{first} is ahead of", [name for name in ahead if name in sure]),
+        (f"{first} is behind", [name for name in behind if name in sure]),
+        ("no difference is shown to", level),
+        ("by its own interval alone ahead of", [name for name in ahead if name not in sure]),
+        ("by its own interval alone behind", [name for name in behind if name not in sure]),
+    ]
     return "; ".join(f"{phrase} {', '.join(names)}" for phrase, names in told if names)
 
 

@@ -100,6 +100,27 @@ def test_figures_are_means_over_runs_and_differences_of_them(found: dict[str, An
             )
 
 
+def test_differences_are_adjusted_for_how_many_there_are() -> None:
+    rng = np.random.default_rng(0)
+
+    def rows(share: float) -> list[list[dict[str, Any]]]:
+        asked = ("yes", "no") * 300
+        kept = {"kind": "predictive", "type": "falls", "scenario": "towers", "options": ["yes", "no"]}
+        return [
+            [{**kept, "scene": str(n), "truth": truth, "right": rng.random() < share} for n, truth in enumerate(asked)]
+            for _ in range(3)
+        ]
+
+    two = {"J": rows(0.6), "worse": rows(0.4)}
+    few, many = rivals.figures(two), rivals.figures({**two, **{f"alike {n}": rows(0.6) for n in range(6)}})
+    for line in (*few.values(), *many.values()):
+        assert line["ahead_of"]["worse"]["p"] < 0.001 and "J is ahead of worse" in rivals._verdict(
+            "J", line["ahead_of"]
+        )
+    assert few["towers_falls"]["ahead_of"]["worse"]["p"] < many["towers_falls"]["ahead_of"]["worse"]["p"]
+    assert all(one["p"] > 0.05 for name, one in many["towers_falls"]["ahead_of"].items() if name != "worse")
+
+
 def test_what_was_trained_and_answered_is_not_made_again(
     lab: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,10 +153,15 @@ def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
     assert section.endswith("95% intervals over scenes and 2 trainings each.")
     assert "one training each" in report.rivals_section({**found, "seeds": 1})
     for verdicts, words in (
-        ({"a": (0.01, 0.02), "b": (-0.1, 0.2)}, "J is ahead of a; no difference is shown to b"),
-        ({"a": (-0.2, -0.1)}, "J is behind a"),
+        ({"a": (0.01, 0.02, 0.01), "b": (-0.1, 0.2, 0.6)}, "J is ahead of a; no difference is shown to b"),
+        ({"a": (-0.2, -0.1, 0.04)}, "J is behind a"),
+        ({"a": (0.01, 0.2, 0.2)}, "by its own interval alone ahead of a"),
+        ({"a": (-0.2, -0.01, 0.2)}, "by its own interval alone behind a"),
     ):
-        line = {"label": "towers", "ahead_of": {n: {"low": low, "high": high} for n, (low, high) in verdicts.items()}}
+        line = {
+            "label": "towers",
+            "ahead_of": {name: dict(zip(("low", "high", "p"), one, strict=True)) for name, one in verdicts.items()},
+        }
         assert rivals.words({"arms": {"J": []}, "figures": {"towers": line}}) == [f"towers: {words}."]
 
 
