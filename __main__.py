@@ -589,7 +589,10 @@ def rivals(
     out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it, a plot and every answer.")],
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each encoder.")] = 3,
     imagination: Annotated[
-        bool, typer.Option("--imagination", help="Also the first encoder with its predictor's tokens.")
+        bool,
+        typer.Option(
+            "--imagination", help="Also the first encoder with its predictor's tokens, without and with surprise."
+        ),
     ] = False,
     painter: Annotated[
         Path | None,

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..perception.encoder import VJEPA2World, grid_of, normalise, resize, tapped
-from ..perception.predictor import imagine
+from ..perception.encoder import VJEPA2World, grid_of, normalise, resize
+from ..perception.predictor import watched
 from ..perception.video import open_file
 
 SHARD = 256  # clips
@@ -43,8 +43,9 @@ def file_digest(path: Path) -> str:
 
 
 def encoder_digest(encoder: VJEPA2World) -> str:
-    """Names the weights (predictor included), taps and rate that features depend on."""
-    digest = hashlib.sha256(json.dumps([encoder.taps, encoder.rate, encoder.size, encoder.frames]).encode())
+    """Names the weights (predictor included), taps and rate that features depend on, and whether surprise is told."""
+    told = ["surprise"] if encoder.surprise else []
+    digest = hashlib.sha256(json.dumps([encoder.taps, encoder.rate, encoder.size, encoder.frames, *told]).encode())
     for name, tensor in sorted(encoder.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
@@ -63,20 +64,17 @@ def pixels_for(encoder: VJEPA2World, frames: Sequence[Frames]) -> Tensor:
 
 
 def watch(encoder: VJEPA2World, frames: Sequence[Frames]) -> tuple[Tensor, Tensor]:
-    """World features [B, N, C] of clips uint8 [T, H, W, 3] each, and what the predictor expects next [B, M, D].
-
-    A model of single pictures expects nothing: M is 0.
-    """
+    """World features [B, N, C] of clips uint8 [T, H, W, 3] each, and what the predictor adds to them [B, M, D]
+    (predictor.watched). A model of single pictures expects nothing: M is 0."""
     return observe(encoder, pixels_for(encoder, frames))
 
 
-@torch.no_grad()
 def observe(encoder: VJEPA2World, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """As `watch`, of pixels that are normalised already [B, T, 3, S, S]."""
-    depth = encoder.model.config.num_hidden_layers
-    *layers, last = tapped(encoder.model, pixels, (*encoder.taps, depth))
     foresees = grid_of(encoder.model.config)[0] > 1
-    return torch.cat(layers, dim=-1), imagine(encoder.model, last) if foresees else last[:, :0]
+    features, imagined = watched(encoder.model, pixels, encoder.taps, foresees, encoder.surprise)
+    width = int(encoder.model.config.hidden_size)
+    return features, features.new_empty(len(features), 0, width) if imagined is None else imagined
 
 
 Look = Callable[[VJEPA2World, Sequence[Frames]], tuple[Tensor, Tensor]]

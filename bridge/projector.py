@@ -22,7 +22,8 @@ class BridgeConfig(PreTrainedConfig):
     magnify_width channels; magnify_channels: the patch embedding's, which come first in a feature.
     cells: the coarse grid of pooled tokens (t, y, x); global_tokens: queries without a place; imagined_tokens: queries
     that read the predictor's features of what has not been seen (0 switches imagination off), imagined_width and
-    imagined_grid: their channels and grid. token_scale: standard deviation of the language model's token embeddings.
+    imagined_grid: their channels and grid; surprise: whether its first half tells how what was seen last was not as
+    expected. token_scale: standard deviation of the language model's token embeddings.
     words: how many words of the language model the bridge can say; slots: for each token that speaks in them, which
     (indices). Without slots every token is a free vector. word_tokens: of each word the token ids of one or more texts;
     a word's embedding is the sum of theirs, each the mean of its tokens (empty: it is stored with the weights).
@@ -34,6 +35,7 @@ class BridgeConfig(PreTrainedConfig):
     grid: list[int] | tuple[int, int, int] = (4, 8, 8)
     imagined_width: int = 192
     imagined_grid: list[int] | tuple[int, int, int] = (2, 8, 8)
+    surprise: bool = False
     sharp_tubelets: int = 0
     magnify: int = 0
     magnified: int = 1

@@ -3,8 +3,9 @@
 Every encoder gets a fresh bridge by the same recipe, on the same clips in the same order, once a seed, under a language
 model that goes on from the same LoRA: it reads words in slots already, whoever says them, so that few questions have to
 go through it. The same layers are read of all, none of them pixels. Two controls run beside them: an encoder of the
-first one's shape that has learned nothing, and the pixels themselves, token by token. The first encoder may run a
-second time with the tokens of its predictor: is it worth something to imagine what comes next?
+first one's shape that has learned nothing, and the pixels themselves, token by token. The first encoder may run again
+with the tokens of its predictor, of what comes next alone and of how surprising it was so far, too: is it worth
+something to imagine?
 
 Intervals are over scenes and, at once, over the runs of an encoder.
 """
@@ -63,6 +64,7 @@ Floats = NDArray[np.float64]
 Answered = Mapping[str, Sequence[Sequence[Row]]]
 """By arm, then by run: what was answered, question by question in the same order."""
 BLIND, RANDOM, PIXELS = "blind", "random init", "raw pixels"
+SURPRISED = ", imagining and surprised"
 RESAMPLES = 1000
 ALPHA = 0.05
 LOOKS = 20
@@ -88,13 +90,14 @@ class Arm:
 def arms_of(
     encoders: Mapping[str, str | Path], recipe: FitRecipe, imagination: bool, painter: Path | None = None
 ) -> list[Arm]:
-    """The encoders by name, the first also with imagination where it is wanted, and with that of a painter; nobody else
-    imagines.
+    """The encoders by name, the first also with imagination where it is wanted, without and with surprise, and with
+    that of a painter; nobody else imagines.
 
     Raises ValueError for fewer than two to compare, where imagination is wanted of a recipe without its tokens, and for
     a painter that cannot draw for the first.
     """
-    ways = [(", imagining", None)] * imagination + [(", imagining in pixels", painter)] * (painter is not None)
+    ways: list[tuple[str, Path | None]] = [(", imagining", None), (SURPRISED, None)] if imagination else []
+    ways += [(", imagining in pixels", painter)] if painter is not None else []
     if len(encoders) + len(ways) < 2:
         raise ValueError(f"given {', '.join(encoders) or 'no encoder'}: name two or more to compare, as NAME=DIR")
     if ways and not recipe.imagined_tokens:
@@ -103,7 +106,9 @@ def arms_of(
     first, told = arms[0], replace(recipe, frames=arms[0].recipe.frames)
     if painter is not None:  # what cannot draw is refused now, and not after hours
         open_painter(painter, fit.encoder_of(first.encoder, told))
-    arms[1:1] = [Arm(first.name + way, first.encoder, told, by) for way, by in ways]
+    arms[1:1] = [
+        Arm(first.name + way, first.encoder, replace(told, surprise=way == SURPRISED), painter) for way, painter in ways
+    ]
     if len({arm.run(0) for arm in arms}) < len(arms):
         raise ValueError(f"{', '.join(encoders)}: names must differ in letters and digits, as folders are called so")
     return arms
@@ -137,7 +142,7 @@ def _for_encoder(path: str | Path, recipe: FitRecipe) -> FitRecipe:
     layer but the first."""
     world = VJEPA2World.from_pretrained(path, rate=recipe.rate or 1.0)
     recipe = replace(recipe, taps=(0,)) if world.taps == (0,) else recipe
-    return replace(recipe, imagined_tokens=0, frames=PICTURES if world.frames == 1 else 0)
+    return replace(recipe, imagined_tokens=0, surprise=False, frames=PICTURES if world.frames == 1 else 0)
 
 
 def trained(arm: Arm, seed: int, train: Path, val: Path, runs: Path, llm: str | None, init: Path | None) -> Path:
@@ -146,7 +151,8 @@ def trained(arm: Arm, seed: int, train: Path, val: Path, runs: Path, llm: str | 
     order = out / "order.json"
     wanted = {"encoder": mark(arm.encoder), "data": digest(train / "questions.jsonl"), "recipe": plain(recipe)}
     wanted |= {"painter": mark(arm.painter)} if arm.painter else {}
-    if order.is_file() and json.loads(order.read_text(encoding="utf-8")) != wanted:
+    held: dict[str, Any] = json.loads(order.read_text(encoding="utf-8")) if order.is_file() else wanted
+    if {**held, "recipe": plain(FitRecipe()) | held["recipe"]} != wanted:  # a field that came later had its default
         raise ValueError(f"{out} holds a run of another encoder, data or recipe: remove it, or choose another --runs")
     out.mkdir(parents=True, exist_ok=True)
     write(order, json.dumps(wanted) + "\n")

@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..perception.encoder import EMBEDDED, VJEPA2World, dot_product_attention, normalise
+from ..perception.encoder import EMBEDDED, VJEPA2World, World, dot_product_attention, normalise
 from ..perception.video import Clip
 from ..reasoner.answer import NANO, Foretell
 from ..train import fit
@@ -114,7 +114,7 @@ def stepped(recipe: PretrainRecipe, steps: int = 10) -> tuple[float, float]:
     """Seconds of a step (median) and its operations (mean)."""
     learner = build(recipe, None)
     config, rng = learner.student.model.config, np.random.default_rng(0)
-    grid = VJEPA2World(learner.student.model, rate=recipe.rate).grid
+    grid = World(learner.student.model, rate=recipe.rate).grid
     pixels = torch.rand(recipe.batch, config.frames_per_clip, 3, config.crop_size, config.crop_size)
     took, flops = [], []
     for step in range(steps + 2):

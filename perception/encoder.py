@@ -375,6 +375,18 @@ class VJEPA2World(World):
 
     model: VJEPA2Model
 
+    def __init__(
+        self,
+        model: VJEPA2Model,
+        taps: tuple[int, ...] | None = None,
+        rate: float | None = None,
+        frames: int | None = None,
+        surprise: bool = False,
+    ) -> None:
+        """surprise: whether its predictor also tells how what was seen last was not as expected (predictor.watched)."""
+        super().__init__(model, taps, rate, frames)
+        self.surprise = surprise
+
     @classmethod
     def from_pretrained(
         cls,
@@ -382,6 +394,7 @@ class VJEPA2World(World):
         taps: tuple[int, ...] | None = None,
         rate: float | None = None,
         frames: int | None = None,
+        surprise: bool = False,
     ) -> VJEPA2World:
         """An encoder from a folder or a Hub id, frozen, in float32; `taps`: its own, else 1/3, 2/3 and full depth.
 
@@ -392,4 +405,4 @@ class VJEPA2World(World):
             raise ValueError(
                 f"{path} is a {type(model).__name__}: this wants V-JEPA's architecture, with its predictor"
             )
-        return cls(model.eval().requires_grad_(False), taps, rate, frames)
+        return cls(model.eval().requires_grad_(False), taps, rate, frames, surprise)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import VJEPA2Model
 
-from .encoder import block, grid_of, rotation, tapped
+from .encoder import block, grid_of, rotation, tapped, window_of
 
 # V-JEPA gives each kind of mask its own mask token; Hugging Face's predictor always uses the one at index 1.
 BLOCKS, FUTURE = 0, 1
@@ -73,6 +73,37 @@ def imagine(model: VJEPA2Model, last_hidden: Tensor) -> Tensor:
     """
     past, future = halves(model, last_hidden.shape[0])
     return predict(model, last_hidden[:, -past.shape[1] :], past, future)
+
+
+def surprise_so_far(model: VJEPA2Model, pixels: Tensor, states: list[Tensor]) -> Tensor:
+    """How the later half of the window differs from what was to be expected after its earlier half: [B, M, D].
+
+    The earlier half is encoded on its own, as in `misses`, of which this is the part before the mean. pixels:
+    normalised [B, T, 3, H, W]; states: what the encoder knows of them at `target_levels`, [B, N, D] each.
+    """
+    past, future = halves(model, len(pixels))
+    window = pixels[:, -window_of(model.config).frames :]
+    (known,) = tapped(model, window, (model.config.num_hidden_layers,), keep=past)
+    return expected_form(states)[:, -future.shape[1] :] - predict(model, known, past, future)
+
+
+@torch.no_grad()
+def watched(
+    model: VJEPA2Model, pixels: Tensor, taps: tuple[int, ...], imagination: bool, surprise: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """World features of clips, the tapped layers side by side, and what the predictor adds to them.
+
+    pixels: normalised [B, T, 3, S, S] -> features [B, N, C], imagined [B, M, D] or None without imagination: what is to
+    be expected next, and with `surprise` how what was seen last was not as expected before it, [B, 2M, D].
+    """
+    if not imagination:
+        return torch.cat(tapped(model, pixels, taps), dim=-1), None
+    levels = target_levels(model) if surprise else ()
+    states = tapped(model, pixels, (*taps, *levels, model.config.num_hidden_layers))
+    told = imagine(model, states[-1])
+    if surprise:
+        told = torch.cat([surprise_so_far(model, pixels, states[len(taps) : -1]).to(told.dtype), told], dim=1)
+    return torch.cat(states[: len(taps)], dim=-1), told
 
 
 def target_levels(model: VJEPA2Model) -> tuple[int, ...]:

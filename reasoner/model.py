@@ -26,8 +26,7 @@ from transformers.models.auto.modeling_auto import AutoModelForImageTextToText, 
 from transformers.utils.hub import cached_file
 
 from ..bridge.projector import BridgeConfig, Slots, WorldProjector, word_embeddings
-from ..perception.encoder import tapped
-from ..perception.predictor import imagine
+from ..perception.predictor import watched
 from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet, sparingly
 
 Lora = Literal["folded", "beside", "trainable"]
@@ -160,18 +159,14 @@ class ForetellForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    @torch.no_grad()
     def watch(self, pixel_values_videos: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the frozen encoder sees, and what its predictor expects next.
+        """What the frozen encoder sees, and what its predictor adds to it.
 
         pixel_values_videos [B, T, C, H, W] -> features [B, N, C], imagined [B, M, D] (None where imagination is off).
         """
         pixels = pixel_values_videos.to(self.encoder.device, self.encoder.dtype)
-        last = self.encoder.config.num_hidden_layers
-        taps = tuple(self.config.taps)
-        layers = tapped(self.encoder, pixels, (*taps, last) if self.config.imagination else taps)
-        features = torch.cat(layers[: len(taps)], dim=-1)  # [B, N, C]
-        return features, imagine(self.encoder, layers[-1]) if self.config.imagination else None
+        taps, surprise = tuple(self.config.taps), self.config.bridge_config.surprise
+        return watched(self.encoder, pixels, taps, self.config.imagination, surprise)
 
     def video_embeds(self, features: Tensor, imagined: Tensor | None = None) -> Tensor:
         """World features [B, N, C] (and imagined ones [B, M, D]) -> token embeddings [B, K, D]."""

@@ -2,8 +2,9 @@
 
 The language model proposes: of the typed set of actions on the objects that are seen, those are tried first that it
 finds likelier with the goal in mind than without. Each is then pictured in the shown frames and watched as if it had
-been filmed: the encoder sees it, its predictor imagines what follows, and the model answers whether the goal comes
-true. The action with the best odds is the plan. No simulator is asked, and no model was trained on what is asked here.
+been filmed: the encoder sees it, its predictor imagines what follows (where the bridge reads that: the embedded one
+does not), and the model answers whether the goal comes true. The action with the best odds is the plan. No simulator is
+asked, and no model was trained on what is asked here.
 """
 
 import re

@@ -12,6 +12,7 @@ from transformers import VJEPA2Model
 from foretell.bridge import cache
 from foretell.bridge.cache import FeatureCache, Frames, build, encoder_digest, feature_key, statistics, watch
 from foretell.perception.encoder import VJEPA2World, tiny_config
+from foretell.train.data import live_encoder
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,9 @@ def test_the_key_names_video_until_and_encoder(encoder: VJEPA2World) -> None:
     before = encoder_digest(encoder)
     assert before == encoder_digest(encoder)
     assert before != encoder_digest(VJEPA2World(encoder.model, taps=(1,)))
+    surprised = VJEPA2World(encoder.model, surprise=True)
+    assert before != encoder_digest(surprised)
+    assert live_encoder(surprised).surprise and not live_encoder(encoder).surprise
 
 
 def test_statistics_are_those_of_all_tokens(tmp_path: Path, encoder: VJEPA2World) -> None:

@@ -58,11 +58,13 @@ def found(lab: Path) -> dict[str, Any]:
 def test_every_encoder_gets_the_same_training_and_imagination_is_an_arm_of_its_own(
     lab: Path, found: dict[str, Any]
 ) -> None:
-    assert list(found["arms"]) == ["V-JEPA", "V-JEPA, imagining", "V-JEPA, imagining in pixels", "MAE"]
-    names = ("v-jepa-1", "v-jepa-imagining-1", "v-jepa-imagining-in-pixels-1", "mae-1")
-    told = [fit.told(lab / "runs" / name / "model")["recipe"] for name in names]
-    assert [one.pop("imagined_tokens") for one in told] == [0, 2, 2, 0]
-    assert [one.pop("frames") for one in told] == [0, 0, 0, rivals.PICTURES]
+    ways = ("", ", imagining", ", imagining and surprised", ", imagining in pixels")
+    assert list(found["arms"]) == [*(f"V-JEPA{way}" for way in ways), "MAE"]
+    names = ("v-jepa-1", "v-jepa-imagining-1", "v-jepa-imagining-and-surprised-1", "v-jepa-imagining-in-pixels-1")
+    told = [fit.told(lab / "runs" / name / "model")["recipe"] for name in (*names, "mae-1")]
+    assert [one.pop("imagined_tokens") for one in told] == [0, 2, 2, 2, 0]
+    assert [one.pop("surprise") for one in told] == [False, False, True, False, False]
+    assert [one.pop("frames") for one in told] == [0, 0, 0, 0, rivals.PICTURES]
     assert all(one == told[0] for one in told)
     assert told[0]["seed"] == 1
 
@@ -83,7 +85,9 @@ def test_films_are_read_in_training_and_in_the_exam(lab: Path, found: dict[str, 
 
 def test_what_an_answer_takes_grows_with_what_is_imagined(found: dict[str, Any]) -> None:
     takes = {name: one["flops"] for name, one in found["answer"].items()}
-    assert takes["V-JEPA"] < takes["V-JEPA, imagining"] < takes["V-JEPA, imagining in pixels"]
+    ways = ("", ", imagining", ", imagining and surprised", ", imagining in pixels")
+    grown = [takes[f"V-JEPA{way}"] for way in ways]
+    assert grown == sorted(set(grown))
     assert all(one["seconds"] > 0 for one in found["answer"].values())
 
 

@@ -38,6 +38,9 @@ from foretell.perception.predictor import (
     predict,
     surprise,
     surprise_map,
+    surprise_so_far,
+    target_levels,
+    watched,
 )
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
@@ -228,6 +231,31 @@ def test_rotary_positions_are_not_relative_so_imagination_reindexes(model: VJEPA
     later = predict(model, last[:, 32:], past + 32, future + 32)
     assert torch.equal(imagine(model, last), predict(model, last[:, 32:], past, future))
     assert not torch.allclose(imagine(model, last), later, **CLOSE)
+
+
+def test_surprise_so_far_is_what_the_mean_error_is_taken_of(model: VJEPA2Model, pixels: Tensor) -> None:
+    levels = target_levels(model)
+    told = surprise_so_far(model, pixels, tapped(model, pixels, levels))
+    _, height, width = grid_of(model.config)
+    chart = surprise_map(model, pixels, [2])[:, 0, 2:]  # [B, 2, h, w]
+    torch.testing.assert_close(told.abs().mean(-1).unflatten(1, (2, height, width)), chart, **CLOSE)
+    twice = torch.cat([pixels.flip(1), pixels], dim=1)  # of several windows the last is told
+    states = tapped(model, twice, levels)
+    torch.testing.assert_close(surprise_so_far(model, twice, states), told, **CLOSE)
+
+
+def test_what_is_watched_is_what_its_parts_tell(model: VJEPA2Model, pixels: Tensor) -> None:
+    depth = model.config.num_hidden_layers
+    seen, last = torch.cat(tapped(model, pixels, (1, depth)), -1), tapped(model, pixels, (depth,))[0]
+    alone, none = watched(model, pixels, (1, depth), imagination=False)
+    features, expected = watched(model, pixels, (1, depth), imagination=True)
+    surprised, told = watched(model, pixels, (1, depth), imagination=True, surprise=True)
+    assert none is None and expected is not None and told is not None
+    for one in (alone, features, surprised):
+        torch.testing.assert_close(one, seen)
+    torch.testing.assert_close(expected, imagine(model, last))
+    so_far = surprise_so_far(model, pixels, tapped(model, pixels, target_levels(model)))
+    torch.testing.assert_close(told, torch.cat([so_far, expected], 1))
 
 
 def test_surprise_is_the_mean_of_its_map_and_grows_where_the_future_changes(model: VJEPA2Model, pixels: Tensor) -> None:

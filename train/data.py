@@ -169,8 +169,9 @@ def load_clips(data: Path, listing: str = "clips.jsonl") -> Packed:
 
 def live_encoder(encoder: Watching) -> Watching:
     """A copy that computes in `train_dtype`: bf16 where it is native, twice as fast for an error below one per cent."""
-    live = nn.Module.to(deepcopy(encoder.model), train_device(), train_dtype())
-    return type(encoder)(live, encoder.taps, encoder.rate, encoder.frames)
+    live = deepcopy(encoder)
+    nn.Module.to(live.model, train_device(), train_dtype())
+    return live
 
 
 def cache_features(

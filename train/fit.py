@@ -55,7 +55,8 @@ TOGETHER = 2
 
 def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> BridgeConfig:
     """The bridge between this encoder and this language model; sizes come from the parts themselves."""
-    t, y, x = encoder.grid
+    time, y, x = grid_of(encoder.model.config)  # of one window
+    told = (time - time // 2) * (2 if recipe.surprise else 1)
     hidden = int(encoder.model.config.hidden_size)
     magnify = recipe.magnify if encoder.taps[0] == 0 else 0  # it looks into patches
     embeddings: Any = llm.get_input_embeddings()  # type: ignore[operator]
@@ -63,10 +64,11 @@ def bridge_config(recipe: FitRecipe, encoder: VJEPA2World, llm: nn.Module) -> Br
         feature_width=encoder.width,
         grid=encoder.grid,
         imagined_width=hidden,
-        imagined_grid=(t - t // 2, y, x),
+        imagined_grid=(told, y, x),
+        surprise=recipe.surprise,
         sharp_tubelets=recipe.sharp_tubelets,
         magnify=magnify,
-        magnified=min(recipe.magnified, t),
+        magnified=min(recipe.magnified, encoder.grid[0]),
         magnify_width=recipe.width // 4,
         magnify_channels=hidden if magnify else 0,
         width=recipe.width,
@@ -704,7 +706,10 @@ def run(
 
 
 def encoder_of(source: str | Path, recipe: FitRecipe) -> VJEPA2World:
-    """The frozen encoder as a recipe shows it videos. Raises ValueError where a bridge would imagine without it."""
+    """The frozen encoder as a recipe shows it videos. Raises ValueError where a bridge would imagine without it, and
+    for surprise that no token tells."""
+    if recipe.surprise and not recipe.imagined_tokens:
+        raise ValueError("surprise is told by imagined tokens: --set imagined_tokens=4, or without surprise")
     world = VJEPA2World.from_pretrained(source, **recipe.watching)
     if recipe.imagined_tokens and grid_of(world.model.config)[0] == 1:
         raise ValueError(f"{source} sees single pictures and expects nothing next: --set imagined_tokens=0")

@@ -49,7 +49,8 @@ class FitRecipe:
     encoder is shown (0: what its folder says, and one window of it); taps: which of its layers are read (none: what its
     folder says); four_bit: the language model's frozen weights in NF4 (QLoRA, Dettmers et al. 2023).
     sharp_tubelets, magnify, magnified, width, depth, heads, cells, global_tokens, imagined_tokens: the bridge
-    (BridgeConfig), with the slots of the worlds (facts.SLOTS) beside them; lora_rank 0 trains no LoRA; rslora: scaled
+    (BridgeConfig), with the slots of the worlds (facts.SLOTS) beside them; surprise: whether imagined tokens are told
+    how what was seen last was not as expected, too (predictor.watched); lora_rank 0 trains no LoRA; rslora: scaled
     by alpha / sqrt(rank), for high ranks (Kalajdzievski 2023); dora: lengths of weights are trained apart from it (Liu
     et al. 2024). mirror: learn from every clip's mirror image, moved and in another light, too. accumulate: in how many
     parts, one after the other, a rank computes its share of a batch; checkpointing: keep only what enters each layer of
@@ -90,6 +91,7 @@ class FitRecipe:
     cells: tuple[int, int, int] = (1, 2, 2)
     global_tokens: int = 0
     imagined_tokens: int = 4
+    surprise: bool = False
     mirror: bool = True
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -106,7 +108,8 @@ class FitRecipe:
     @property
     def watching(self) -> dict[str, Any]:
         """How the encoder is opened: what is left to its folder is None."""
-        return {"taps": self.taps or None, "rate": self.rate or None, "frames": self.frames or None}
+        given = {"taps": self.taps or None, "rate": self.rate or None, "frames": self.frames or None}
+        return {**given, "surprise": self.surprise}
 
 
 def nano() -> FitRecipe:
