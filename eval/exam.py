@@ -20,7 +20,6 @@ from ..train.data import Packed, load_clips, questions_by_clip
 from .controls import ALTERED, Blind, MeanFeatures, Probabilities, Row
 from .page import page
 from .record import digest, line, mark, provenance, readable, rounded, write
-from .report import APART
 from .stats import (
     Figure,
     Statistic,
@@ -421,7 +420,9 @@ def _takers(
             means="the model, not trained again, shown the clips so",
         )  # fmt: skip
     for name, folder in controls.items():
-        yield Taker(name, mark(folder, data), partial(watching_model, folder, packed), means=APART)
+        yield Taker(
+            name, mark(folder, data), partial(watching_model, folder, packed), means="another model, trained apart"
+        )
 
 
 def watching_model(source: str | Path, packed: Packed, alter: Callable[[Clip], Clip] = lambda clip: clip) -> Answers:

@@ -26,8 +26,6 @@ RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(<!-- figures:begin (?P<name>[\w.-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 EXAM = "exam"
 """The results of the shipped model on held-out worlds like those that it learned from."""
-APART = "another model, trained apart"
-"""What an exam says of such a taker."""
 ELSEWHERE = {
     EXAM: "as in training",
     "shapes": "new shapes and textures",
@@ -108,9 +106,9 @@ def _figure_cells(by_taker: Mapping[str, Any], takers: Sequence[str]) -> list[st
     return [f"{figures[0]['n']:,}", chance, *(percent(figure) for figure in figures)]
 
 
-def headline_table(found: Results, takers: Sequence[str] | None = None) -> str:
-    """The headline figures in percent, each control beside the model; or those of these takers."""
-    takers = takers or takers_of(found)
+def headline_table(found: Results) -> str:
+    """The headline figures in percent, each control beside the model."""
+    takers = takers_of(found)
     rows = ([row["label"], *_score_cells(row, takers)] for row in found["figures"]["headlines"].values())
     return _table(["questions", "metric", "n", "chance", *map(title, takers)], rows)
 
@@ -232,12 +230,6 @@ def _measured(benchmark: "Benchmark") -> str:
 def block(name: str) -> str:
     """What stands between the markers called `name`."""
     return BLOCKS[name]() if name in BLOCKS else tables(results(name))
-
-
-def encoders_section(found: Results) -> str:
-    """The headline figures of models that were trained apart from the one they sat an exam beside."""
-    apart = [name for name, means in found["takers"].items() if means == APART]
-    return f"{headline_table(found, apart)}\n\n{provenance(found)}"
 
 
 def elsewhere_section(found: Mapping[str, Results]) -> str:
@@ -547,15 +539,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bench": lambda: bench_section(results("bench")),
     "benchmarks": benchmark_table,
     "elsewhere": lambda: elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()}),
-    "encoders": lambda: encoders_section(results("encoders")),
     "layers": lambda: layers_section(results(EXAM)),
     "planning": lambda: planning_section(results("planning")),
     "rivals": lambda: rivals_section(results("rivals")),
     "surprise": lambda: surprise_section(results(EXAM)),
 }
 """Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, one
-model in several worlds, encoders behind bridges that were trained apart, stages of a model, plans, encoders behind one
-bridge, what surprises it."""
+model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:

@@ -462,13 +462,3 @@ def test_report_errors_teach(measured: Path, capsys: pytest.CaptureFixture[str])
 
 def test_published_tables_are_the_measured_ones() -> None:
     assert report.stale([ROOT / "README.md", ROOT / "reasoner" / "nano" / "README.md"]) == []
-
-
-def test_encoders_are_told_without_the_model_that_they_sat_beside() -> None:
-    head, _, *rows = report.block("encoders").splitlines()[:8]
-    assert head.split(" | ")[4:] == ["random init", "V-JEPA, same budget |"]
-    told = report.results("encoders")["figures"]["headlines"].values()
-    for row, line in zip(rows, told, strict=True):
-        assert row.endswith(
-            " | ".join(report.percent(line["takers"][name]) for name in ("random init", "V-JEPA, same budget")) + " |"
-        )
