@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..perception.video import frame_grid
 from ..reasoner.answer import NANO
 from ..train.data import Packed, load_clips
 from ..train.worlds import PROPERTIES
-from .record import Row, digest, line, mark, provenance, rounded, write
+from .record import Row, digest, line, mark, provenance, readable, rounded, write
 from .stats import Figure, Statistic, auroc, figure, mean_of
 from .stats import Floats as Weights
 from .surprise import Floats, Watcher, contexts_of, errors_of, open_watcher, sliding
@@ -144,30 +145,45 @@ def measure(scores: Mapping[str, Floats], clips: Sequence[Row]) -> list[Row]:
 
 
 def run(model: str | Path | None, data: Path, out: Path, *, command: str = "", track: Track = iter) -> dict[str, Any]:
-    """Measure a model and its untrained twin on quadruplets; figures to `out`, and a line a clip beside it.
+    """Measure a model and its untrained twin on quadruplets; figures to `out`, and a line a clip beside it, from which
+    a run that was stopped between the two goes on.
 
     data: a folder that `foretell worlds --violations` wrote. Raises ValueError where it does not fit the model.
     """
     packed, watcher = load_clips(data, LISTING), open_watcher(model)
     contexts = contexts_of(watcher, watcher.window, None)
-    figures, kept = [], []
+    figures, lines = [], out.with_suffix(".clips.jsonl")
+    out.parent.mkdir(parents=True, exist_ok=True)
     for name, taker in (("trained", watcher), ("random init", watcher.untrained())):
-        scores = scores_of(taker, packed, contexts, track)
+        scores = _kept(name, taker, packed, contexts, lines, track)
         named = by_context(scores, contexts, watcher.tubelet)
         figures += [{"model": name, **row} for row in measure(named, packed.clips)]
-        kept += [
-            {"model": name, "video": clip["video"], "possible": clip["possible"], "surprise": one.tolist()}
-            for clip, one in zip(packed.clips, scores, strict=True)
-        ]
     protocol = {
         "objective": watcher.objective, "weights": mark(model or NANO), "window": watcher.window,
         "stride": watcher.tubelet, "contexts": [context * watcher.tubelet for context in contexts],
     }  # fmt: skip
     found = {**provenance(command), "data": _data(packed), "protocol": protocol, "figures": figures}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(out.with_suffix(".clips.jsonl"), "".join(map(line, kept)))
     write(out, json.dumps(rounded(found), indent=1) + "\n")
     return found
+
+
+def _kept(name: str, taker: Watcher, packed: Packed, contexts: Sequence[int], lines: Path, track: Track) -> Floats:
+    """As `scores_of`; those on file of the same weights and clips are not computed again."""
+    weights = sha256()
+    for part, tensor in sorted(taker.student.state_dict().items()):
+        weights.update(part.encode() + tensor.numpy().tobytes())
+    own = mark(weights.hexdigest(), digest(packed.root / LISTING), json.dumps([taker.objective, *contexts]))
+    rows = list(readable(lines))
+    found = {row["video"]: row["surprise"] for row in rows if row.get("mark") == own}
+    if all(clip["video"] in found for clip in packed.clips):
+        return np.array([found[clip["video"]] for clip in packed.clips])
+    scores = scores_of(taker, packed, contexts, track)
+    told = [
+        {"model": name, "mark": own, "video": clip["video"], "possible": clip["possible"], "surprise": one.tolist()}
+        for clip, one in zip(packed.clips, scores, strict=True)
+    ]
+    write(lines, "".join(map(line, [*(row for row in rows if row["model"] != name), *told])))
+    return scores
 
 
 def _data(packed: Packed) -> dict[str, Any]:

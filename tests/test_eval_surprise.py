@@ -274,6 +274,32 @@ def test_a_model_is_measured_beside_its_untrained_twin_and_twice_the_same(
     monkeypatch.setattr(violations, "CLIPS_AT_ONCE", 3)
     again = run(encoder, world, tmp_path / "two.json", command="foretell eval surprise")
     assert again["figures"] == found["figures"]
+    monkeypatch.setattr(violations, "scores_of", lambda *_: pytest.fail("measured again"))
+    assert run(encoder, world, tmp_path / "one.json")["figures"] == found["figures"]
+
+
+def test_other_weights_are_measured_anew(
+    encoder: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(encoder, world, tmp_path / "one.json")
+    before = (tmp_path / "one.clips.jsonl").read_text().splitlines()
+    asked = []
+    measured = violations.scores_of
+
+    def counted(*parts: Any) -> Any:
+        asked.append(parts)
+        return measured(*parts)
+
+    monkeypatch.setattr(violations, "scores_of", counted)
+    model = VJEPA2Model.from_pretrained(encoder)
+    with torch.no_grad():
+        for part in model.predictor.parameters():
+            part.mul_(3)
+    model.save_pretrained(tmp_path / "other")
+    run(tmp_path / "other", world, tmp_path / "one.json")
+    after = (tmp_path / "one.clips.jsonl").read_text().splitlines()
+    assert len(asked) == 1 and len(after) == len(before)  # the untrained twin is the same
+    assert len(set(before) & set(after)) == len(before) // 2
 
 
 def test_an_exam_tells_what_surprises_a_model_and_its_rivals_by_name(
