@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..perception.encoder import VJEPA2World, normalise
@@ -39,7 +38,6 @@ from .probe import (
     Training,
     frames_of,
     layer_of,
-    parted,
     plain_score,
     questions_of,
     raw_pixels,
@@ -49,7 +47,7 @@ from .probe import (
     watch,
 )
 from .record import digest, mark, provenance, rounded, write
-from .stats import figure
+from .stats import Figure, figure
 
 VARIABLES = ("falls", "touches", "speed", "shape", "colour", "count")
 PROBES = ("ridge", "attentive1")
@@ -66,7 +64,7 @@ ASKED = {fact: plain[0] for (_, fact), (plain, _) in reversed(PREDICTIVE.items()
 """How each variable is asked about, in the same words for every clip: words that differ from clip to clip, a colour
 say, would tell something of the clip by themselves."""
 SIDE_BY_SIDE, POOLED, OUT = "taps side by side", "pooled", "output"
-EXCHANGES = 1000  # of a control's labels, of which one is taken
+EXCHANGES = {"ridge": 20, "attentive1": 3}  # of a control's labels: it is told by all of them together
 BATCH = 16  # clips a forward pass: all hidden states of 16 clips and 100 tokens of a small language model are 60 MB
 HALF = float(torch.finfo(torch.float16).max)
 
@@ -76,7 +74,7 @@ class Stage:
     """A point on the way: part and layer, and which tokens are read there.
 
     place: "patches" of the frames, "video" tokens, or the "last" token of the question. shuffled: a control whose
-    labels were exchanged between training clips, so that there is nothing to learn.
+    labels are exchanged between training clips, so that there is nothing to learn.
     """
 
     part: str
@@ -89,6 +87,11 @@ class Stage:
         layer = f"layer {self.layer}" if isinstance(self.layer, int) else self.layer
         last, shuffled = ", last token" * (self.place == "last"), ", shuffled labels" * self.shuffled
         return f"{self.part}, {layer}{last}{shuffled}"
+
+    @property
+    def told(self) -> Row:
+        """As it is written down."""
+        return {"stage": self.part, "layer": self.layer, "place": self.place, "shuffled": self.shuffled}
 
 
 Splits = Mapping[str, Packed]  # "train", "test"
@@ -203,20 +206,9 @@ def apart(features: Features, grid: Grid) -> Floats:
     return flat
 
 
-def exchanged(question: Question, parts: Iterable[NDArray[np.int64]], seed: int = 0) -> Question:
-    """The same labels, each given to another clip of its part: of EXCHANGES, the one that tells least of the truth.
-
-    Where one label outshines all else in the features, a probe of labels that agree with the true ones for 51 clips in
-    a hundred reads the true ones, or their opposite.
-    """
-    rng, values = np.random.default_rng(seed), question.values.copy()
-    for part in parts:
-        columns = question.part(part).columns
-        centred = columns - columns.mean(0)
-        draws = (rng.permutation(len(part)) for _ in range(EXCHANGES))
-        least = min(draws, key=lambda draw: float(np.linalg.norm(centred.T @ centred[draw])))
-        values[part] = question.values[part[least]]
-    return replace(question, values=values)
+def exchanged(question: Question, seed: int) -> Question:
+    """The same labels, each given to some other clip."""
+    return replace(question, values=np.random.default_rng(seed).permutation(question.values))
 
 
 class Views:
@@ -230,11 +222,9 @@ class Views:
         self.depths = [dive(reader, self.world, part, names, folder / key) for key, part in splits.items()]
         self._seen: tuple[Stage, list[Features]] | None = None
 
-    def bench(self, stage: Stage, variable: str, how: Training) -> Bench:
-        asked = self.asked
-        if stage.shuffled:
-            truth = self.asked[variable]
-            asked = {variable: exchanged(truth, parted(len(truth.rows), None, how))}
+    def bench(self, stage: Stage, variable: str, exchange: int | None = None) -> Bench:
+        """exchange: the seed by which a control's labels are exchanged."""
+        asked = self.asked if exchange is None else {variable: exchanged(self.asked[variable], exchange)}
         if stage.place == "patches":
             train, test = self._patches(replace(stage, shuffled=False))
             return Bench(train, test, self.world.grid, asked, self.answers)
@@ -261,8 +251,23 @@ def measure(bench: Bench, stage: Stage, variable: str, probe: str, how: Training
     asked, told = bench.answers[variable], bench.tell(variable, probe, None, how).values
     found = figure(score_of(asked, told), asked.scenes, asked.chance)
     said = told.argmax(1).tolist() if asked.kinds else [round(float(one), 4) for one in told[:, 0]]
-    where = {"stage": stage.part, "layer": stage.layer, "place": stage.place, "shuffled": stage.shuffled}
-    return where | {"metric": asked.metric, **asdict(found), "said": said}
+    return stage.told | {"metric": asked.metric, **asdict(found), "said": said}
+
+
+def measure_control(benches: Iterable[Bench], stage: Stage, variable: str, probe: str, how: Training) -> Row:
+    """The mean over exchanges of the labels, and between what 95% of them lie.
+
+    One exchange would not do: where one label outshines all else in the features, as an outcome does where a language
+    model answers, labels that agree with the true ones for 51 clips in a hundred make a probe read the true ones, or
+    their opposite.
+    """
+    scores = []
+    for bench in benches:
+        asked = bench.answers[variable]
+        scores.append(plain_score(asked, bench.tell(variable, probe, None, how).values))
+    low, high = np.percentile(scores, (2.5, 97.5))
+    found = Figure(float(np.mean(scores)), float(low), float(high), len(asked.rows), asked.chance)
+    return stage.told | {"metric": asked.metric, **asdict(found), "exchanges": len(scores)}
 
 
 def told_again(asked: Question, row: Row) -> Floats:
@@ -338,7 +343,12 @@ def run(
         with TemporaryDirectory(prefix="hidden-", dir=out.parent) as folder:
             views = Views(reader, splits, names, Path(folder))
             for stage, name, probe in progress(missing, len(missing), "probes"):
-                cells.keep((stage.name, name, probe), measure(views.bench(stage, name, how), stage, name, probe, how))
+                if stage.shuffled:
+                    benches = (views.bench(stage, name, seed) for seed in range(EXCHANGES[probe]))
+                    told = measure_control(benches, stage, name, probe, how)
+                else:
+                    told = measure(views.bench(stage, name), stage, name, probe, how)
+                cells.keep((stage.name, name, probe), told)
     figures = [cells.done[stage.name, name, probe] for stage, name, probe in wanted]
     found = {
         **provenance(command),
@@ -430,7 +440,9 @@ def _panel(axes: Any, rows: Sequence[Row]) -> None:
             )
         controls = [row for row in rows if row["shuffled"] and row["probe"] == probe]
         x = [steps.index((row["stage"], row["layer"])) for row in controls]
-        axes.plot(x, [row["value"] for row in controls], "kx", ms=4, label=f"shuffled labels, {probe}")
+        value, low, high = ([row[end] for row in controls] for end in ("value", "low", "high"))
+        ends = np.subtract(value, low), np.subtract(high, value)
+        axes.errorbar(x, value, ends, fmt="kx", ms=4, lw=0.8, label=f"shuffled labels, {probe}")
         pixels = next(row["value"] for row in rows if row["stage"] == PIXELS.part and row["probe"] == probe)
         axes.axhline(pixels, c="C2", ls=STYLES[probe], lw=0.8, label=f"raw pixels, {probe}")
     axes.axhline(rows[0]["chance"], c="grey", ls=":", lw=1, label="chance")

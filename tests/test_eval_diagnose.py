@@ -1,7 +1,7 @@
 """Claims about the bridge diagnosis: it names the stage that kills a signal, and only where the interval carries it."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 
 from foretell.eval import diagnose
 from foretell.eval.diagnose import (
+    EXCHANGES,
+    Stage,
     apart,
     asking,
     change,
@@ -18,13 +20,14 @@ from foretell.eval.diagnose import (
     exchanged,
     hidden,
     largest_drop,
+    measure_control,
     run,
     stages_of,
     table,
     words,
     world_of,
 )
-from foretell.eval.probe import Bench, Question, Training, frames_of, parted, plain_score
+from foretell.eval.probe import Bench, Question, Training, frames_of
 from foretell.perception.encoder import normalise
 from foretell.reasoner.answer import Foretell
 from foretell.train.data import load_clips
@@ -104,13 +107,13 @@ def test_a_stopped_diagnosis_goes_on(
     cells = out.with_suffix(".cells.jsonl")
     lines = cells.read_text().splitlines(keepends=True)
     cells.write_text("".join(lines[:-1]) + lines[-1][:20])
-    measured, measure = [], diagnose.measure
+    measured = []
 
     def counted(*given: Any) -> Any:
         measured.append(given)
-        return measure(*given)
+        return measure_control(*given)
 
-    monkeypatch.setattr(diagnose, "measure", counted)
+    monkeypatch.setattr(diagnose, "measure_control", counted)
     assert diagnosed(lab, out, **ask)["figures"] == found["figures"] and len(measured) == 1
     monkeypatch.setattr(diagnose, "Views", None)  # nothing is left to look at
     assert diagnosed(lab, out, **ask)["figures"] == found["figures"]
@@ -144,27 +147,27 @@ def test_questions_behind_one_video_do_not_see_each_other() -> None:
 def test_shuffled_labels_are_the_same_labels_on_other_clips() -> None:
     values = np.tile([0.0, 1.0], 500).astype(np.float32)
     asked = Question("falls", np.arange(1000), values, [str(k) for k in range(1000)], 2)
-    parts = parted(1000, None, Training())
-    shuffled = exchanged(asked, parts)
-    for part in parts:
-        assert shuffled.values[part].sum() == values[part].sum()
-        assert abs(np.mean(shuffled.values[part] == values[part]) - 0.5) < 0.005
+    shuffled = exchanged(asked, 0)
+    assert shuffled.values.sum() == values.sum() and abs(np.mean(shuffled.values == values) - 0.5) < 0.05
     assert shuffled.scenes == asked.scenes and np.array_equal(asked.values, values)
+    assert not np.array_equal(shuffled.values, exchanged(asked, 1).values)
 
 
-def test_a_control_of_shuffled_labels_tells_nothing_of_a_label_that_outshines_all_else() -> None:
-    rng, how = np.random.default_rng(0), Training()
+def test_a_control_of_shuffled_labels_is_at_chance_beside_a_label_that_outshines_all_else() -> None:
+    rng, stage = np.random.default_rng(0), Stage("language model", 30, "last", shuffled=True)
     truth = np.tile([0.0, 1.0], 500).astype(np.float32)
     features = (0.3 * rng.normal(size=(1000, 1, 64)) + (2 * truth - 1)[:, None, None]).astype(np.float16)
     asked = Question("falls", np.arange(1000), truth, [str(k) for k in range(1000)], 2)
 
-    def score(labels: Question) -> float:
-        bench = Bench(features, features, (1, 1, 1), {"falls": labels}, {"falls": asked}, pool=apart)
-        return plain_score(asked, bench.tell("falls", "ridge", None, how).values)
+    def benches() -> Iterator[Bench]:
+        for seed in range(EXCHANGES["ridge"]):
+            labels = {"falls": exchanged(asked, seed)}
+            yield Bench(features, features, (1, 1, 1), labels, {"falls": asked}, pool=apart)
 
-    careless = [score(replace(asked, values=np.random.default_rng(seed).permutation(truth))) for seed in range(6)]
-    careful = [score(exchanged(asked, parted(1000, None, how), seed)) for seed in range(6)]
-    assert np.abs(np.array(careless) - 0.5).max() > 0.3 and np.abs(np.array(careful) - 0.5).max() < 0.05
+    told = measure_control(benches(), stage, "falls", "ridge", Training())
+    assert told["shuffled"] and told["exchanges"] == EXCHANGES["ridge"] and told["n"] == 1000
+    assert abs(told["value"] - 0.5) < 0.15
+    assert told["low"] < 0.3 and told["high"] > 0.7  # one exchange alone would tell something else
 
 
 def rows_of(right: list[float], truth: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
