@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..perception.encoder import VJEPA2World, grid_of, normalise, resize
 from ..perception.predictor import watched
@@ -45,8 +45,13 @@ def file_digest(path: Path) -> str:
 def encoder_digest(encoder: VJEPA2World) -> str:
     """Names the weights (predictor included), taps and rate that features depend on, and whether surprise is told."""
     told = ["surprise"] if encoder.surprise else []
-    digest = hashlib.sha256(json.dumps([encoder.taps, encoder.rate, encoder.size, encoder.frames, *told]).encode())
-    for name, tensor in sorted(encoder.model.state_dict().items()):
+    return weights_digest(encoder.model, [encoder.taps, encoder.rate, encoder.size, encoder.frames, *told])
+
+
+def weights_digest(model: nn.Module, settings: Sequence[Any]) -> str:
+    """Names a model's weights, and settings that JSON can hold."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
 

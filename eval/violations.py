@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..bridge.cache import weights_digest
 from ..perception.encoder import resize
 from ..perception.video import frame_grid
 from ..reasoner.answer import NANO
@@ -169,10 +169,7 @@ def run(model: str | Path | None, data: Path, out: Path, *, command: str = "", t
 
 def _kept(name: str, taker: Watcher, packed: Packed, contexts: Sequence[int], lines: Path, track: Track) -> Floats:
     """As `scores_of`; those on file of the same weights and clips are not computed again."""
-    weights = sha256()
-    for part, tensor in sorted(taker.student.state_dict().items()):
-        weights.update(part.encode() + tensor.numpy().tobytes())
-    own = mark(weights.hexdigest(), digest(packed.root / LISTING), json.dumps([taker.objective, *contexts]))
+    own = mark(weights_digest(taker.student, [taker.objective, *contexts]), digest(packed.root / LISTING))
     rows = list(readable(lines))
     found = {row["video"]: row["surprise"] for row in rows if row.get("mark") == own}
     if all(clip["video"] in found for clip in packed.clips):

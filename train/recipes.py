@@ -108,8 +108,8 @@ class FitRecipe:
     @property
     def watching(self) -> dict[str, Any]:
         """How the encoder is opened: what is left to its folder is None."""
-        given = {"taps": self.taps or None, "rate": self.rate or None, "frames": self.frames or None}
-        return {**given, "surprise": self.surprise}
+        left = {name: getattr(self, name) or None for name in ("taps", "rate", "frames")}
+        return {**left, "surprise": self.surprise}
 
 
 def nano() -> FitRecipe:
