@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 model = LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                                      num_attention_heads=1, num_key_value_heads=1)).eval()
 ids = torch.tensor([[1, 2, 3]])
-made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False, pad_token_id=0)
+made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False, pad_token_id=0,
+                      eos_token_id=None)
 compiler = [name for name, one in sys.modules.items() if name.startswith("torch._dynamo.") and one.__spec__]
 found = {"made": made.shape[1], "compiler": len(compiler), "sharding": "torch.distributed.tensor" in sys.modules}
 turned = torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(2))
