@@ -65,9 +65,9 @@ class Plan:
     steps: of V-JEPA and I-JEPA; their rivals take as many operations. points: shares of a run after which it is probed.
     rates: learning rates that every side may choose from, by ridge probes on validation clips at the end of a whole run
     (features may tell less and less after a part of one: LOG.md). seeds: of both sides, the run that was chosen among
-    them; the other objectives run once. labels, curve_labels: training clips of the 4-block probe, and of those along a
-    run; test_clips: at most so many of each variable of CORE (0: all). axis_clips, axis_encoders: the data axis, of
-    equal steps (axis_steps).
+    them; the other objectives run once. clips: how many these learn from. labels, curve_labels: training clips of the
+    4-block probe, and of those along a run; test_clips: at most so many of each variable of CORE (0: all). axis_clips,
+    axis_encoders: the data axis, of equal steps (axis_steps: enough to see each of the most clips once).
     """
 
     steps: int = 1000
@@ -75,11 +75,12 @@ class Plan:
     rates: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3)
     seeds: int = 3
     others: tuple[str, ...] = OTHERS
+    clips: int = 16_000
     labels: int = 2000
     curve_labels: int = 1000
     axis_clips: tuple[int, ...] = (1000, 4000, 16000, 64000)
-    axis_encoders: tuple[str, ...] = ("small", "nano", "large")
-    axis_steps: int = 600
+    axis_encoders: tuple[str, ...] = ("mini", "small", "nano")
+    axis_steps: int = 2000
     encoders: Mapping[Kind, str] = field(default_factory=lambda: ENCODER)
     test_clips: int = 0
     curve: Training = field(default_factory=lambda: Training(every=50, patience=5, most=800, rates=HEADS))
@@ -152,7 +153,7 @@ def job_of(plan: Plan, objective: str, rate: float, seed: int = 0, teacher: str 
     recipe = recipe_of(plan, kind, objective, plan.steps)
     snapshots = tuple(sorted({max(1, round(share * recipe.steps)) for share in plan.points}))
     name = f"{objective}-{rate:g}-{seed}"
-    return Job(name, kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots), teacher)
+    return Job(name, kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots, clips=plan.clips), teacher)
 
 
 def tuning_jobs(plan: Plan) -> list[Job]:
@@ -182,7 +183,7 @@ def axis_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
     """The data axis: both video sides on growing numbers of clips, in every size of encoder."""
     jobs = []
     for objective in SIDES["videos"]:
-        base = recipe_of(plan, "videos", objective, plan.axis_steps)
+        base = replace(recipe_of(plan, "videos", SIDES["videos"][0], plan.axis_steps), objective=objective)
         for encoder in plan.axis_encoders:
             for clips in plan.axis_clips:
                 recipe = replace(base, encoder=encoder, clips=clips, lr=rates[objective])
@@ -415,17 +416,13 @@ def run(
     figures are about; runs: everything that a stopped benchmark goes on from. Several processes that are given the same
     share the work, where an accelerator or many cores have room for it. A run that the alarm stops is told under
     "stopped" and left out. Raises ValueError for worlds that are too few or lack a variable, Unhealthy where a side of
-    the ratio cannot be trained.
+    the ratio cannot be trained. Runs of the data axis that want more clips than there are stay among what is missing,
+    until more are rendered.
     """
     learned, held, tested = (load_clips(one) for one in (data, val, test))
-    if len(learned.clips) < max(plan.axis_clips, default=0):
-        raise ValueError(
-            f"{data} holds {len(learned.clips)} clips; the data axis wants {max(plan.axis_clips)}: render more, or "
-            "pass --quick"
-        )
     frames = data / "frames.npy"
-    cells = {final: cells_of(plan, final, runs, (data, val, test)) for final in (False, True)}
     labels = labelled(learned, plan)
+    cells = {final: cells_of(plan, final, runs, labels, (val, test)) for final in (False, True)}
     chosen_by, judged_by = (Referee.over(labels, one, plan, cells) for one in (held, tested))
     rates = tuned(plan, frames, runs, chosen_by, tell)
     main, axis = main_jobs(plan, rates["chosen"]), axis_jobs(plan, rates["chosen"])
@@ -439,7 +436,11 @@ def run(
         write(out, json.dumps(rounded(found), indent=1) + "\n")
 
     work: dict[str, Callable[[], Any]] = {job.name: partial(followed, job, frames, runs, judged_by) for job in main}
-    work |= {job.name: partial(axis_rows, job, frames, runs, judged_by) for job in axis}
+    work |= {
+        job.name: partial(axis_rows, job, frames, runs, judged_by)
+        for job in axis
+        if job.recipe.clips <= len(learned.clips)
+    }
     jobs = {job.name: job for job in (*main, *axis)}
     for number, (name, do) in enumerate(in_turn(runs / ".claims", work, TOLD_LATER)):
         job = jobs[name]
@@ -468,12 +469,16 @@ def run(
     return found
 
 
-def cells_of(plan: Plan, final: bool, runs: Path, worlds: Sequence[Path]) -> Cells:
-    """What probes along runs, or the strongest ones, said: known as long as what decides it stays the same."""
-    how, labels = (plan.final, plan.labels) if final else (plan.curve, plan.curve_labels)
-    decides = sha256(repr((labels, plan.test_clips, how, plan.base)).encode()).hexdigest()
+def cells_of(
+    plan: Plan, final: bool, runs: Path, labels: Mapping[tuple[Kind, bool], Packed], asked: Sequence[Path]
+) -> Cells:
+    """What probes along runs, or the strongest ones, said: known as long as what decides it stays the same. Worlds to
+    pretrain on may grow: of these the labelled clips decide."""
+    how, count = (plan.final, plan.labels) if final else (plan.curve, plan.curve_labels)
+    learned = [labels[kind, final].clips for kind in SIDES]
+    decides = sha256(repr((learned, count, plan.test_clips, how, plan.base, plan.clips)).encode()).hexdigest()
     name = "finals.jsonl" if final else "cells.jsonl"
-    return Cells(runs / name, mark(*(digest(one / "clips.jsonl") for one in worlds), decides))
+    return Cells(runs / name, mark(*(digest(one / "clips.jsonl") for one in asked), decides))
 
 
 def tuned(

@@ -90,10 +90,10 @@ def small_config() -> VJEPA2Config:
     return VJEPA2Config(**nano_config().to_diff_dict() | narrow)
 
 
-def large_config() -> VJEPA2Config:
-    """Half as wide again as the embedded encoder and a third deeper."""
-    wide = {"hidden_size": 288, "num_attention_heads": 9, "num_hidden_layers": 8, "taps": [0, 4, 8]}
-    return VJEPA2Config(**nano_config().to_diff_dict() | wide)
+def mini_config() -> VJEPA2Config:
+    """A third as wide as the embedded encoder and half as deep."""
+    narrow = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "taps": [0, 1, 3]}
+    return VJEPA2Config(**nano_config().to_diff_dict() | narrow)
 
 
 def picture_config() -> VJEPA2Config:

@@ -104,8 +104,9 @@ def test_the_plan_has_three_seeds_a_side_one_of_the_rest_and_a_data_axis_of_equa
     assert all(not job.teacher or names.index(job.teacher) < names.index(job.name) for job in jobs)
     axis = axis_jobs(Plan(), rates)
     assert len(axis) == 2 * 3 * 4
-    for objective in ("vjepa", "videomae"):
-        assert len({job.recipe.steps for job in axis if job.recipe.objective == objective}) == 1
+    assert {job.recipe.objective for job in axis} == {"vjepa", "videomae"}
+    assert {job.recipe.steps for job in axis} == {Plan().axis_steps}
+    assert Plan().axis_steps * axis[0].recipe.batch >= max(Plan().axis_clips)
 
 
 def test_neighbouring_pixels_lie_side_by_side_and_none_is_lost() -> None:
@@ -216,8 +217,22 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert begun == ["vjepa-0.002-0", "lejepa-0.001-0"], "a run that the alarm stopped was begun again"
     flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
+    longer = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
+    assert longer["missing"] == ["axis-vjepa-tiny-4000", "axis-videomae-tiny-4000"], "wants more clips than there are"
+    assert longer["data_axis"] == found["data_axis"] and len(asked_for) == cells + 1
     judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)
+
+
+def test_answers_stay_known_where_worlds_to_pretrain_on_grow(worlds: Path, tmp_path: Path) -> None:
+    whole = load_clips(worlds / "train")
+    fewer = bench.part_of(whole, np.arange(len(whole.clips) - 1))
+    others = bench.part_of(whole, np.arange(1, len(whole.clips)))
+    marks = [
+        bench.cells_of(tiny_plan(), False, tmp_path, bench.labelled(packed, tiny_plan()), (worlds / "test",)).mark
+        for packed in (whole, fewer, others)
+    ]
+    assert marks[0] == marks[1] != marks[2]
 
 
 def test_what_another_process_kept_is_known(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ def test_clips_that_do_not_fit_and_unknown_encoders_are_refused(data: Path, tmp_
     np.save(tmp_path / "short.npy", np.zeros((4, 7, 16, 16, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match="at least 8 frames"):
         run(tmp_path / "short.npy", tmp_path / "run", tiny())
-    with pytest.raises(ValueError, match="nano, small, large, nano_picture, tiny"):
+    with pytest.raises(ValueError, match="nano, small, mini, nano_picture, tiny"):
         run(data, tmp_path / "run", replace(tiny(), encoder="giant"))
 
 

@@ -23,7 +23,7 @@ from ..perception.encoder import (
     Eyes,
     VJEPA2World,
     grid_of,
-    large_config,
+    mini_config,
     nano_config,
     open_model,
     picture_config,
@@ -52,7 +52,7 @@ from .recipes import PretrainRecipe
 CONFIGS = {
     "nano": nano_config,
     "small": small_config,
-    "large": large_config,
+    "mini": mini_config,
     "nano_picture": picture_config,
     "tiny": tiny_config,
 }
