@@ -1,6 +1,7 @@
 """A goal in, a plan out: what to do so that something comes about (the first form: one action, now).
 
-The language model proposes: of the typed set of actions on the objects that are seen, those are tried first that it
+Patches of one colour are found in the frames, and the model is asked which of them are objects. The language model
+proposes: of the typed set of actions on these, those are tried first that it
 finds likelier with the goal in mind than without. Each is then pictured in the shown frames and watched as if it had
 been filmed: the encoder sees it, its predictor imagines what follows (where the bridge reads that: the embedded one
 does not), and the model answers whether the goal comes true. The action with the best odds is the plan. No simulator is
@@ -112,6 +113,11 @@ class Sight:
             raise NothingThere("no coloured object is found in the last frame shown, so there is nothing to act on")
         return cls(frames, objects, ground(frames[-1], objects[-1]))
 
+    def only(self, colours: Sequence[str]) -> "Sight":
+        """With no objects but those of these colours."""
+        objects = [{colour: mask for colour, mask in frame.items() if colour in colours} for frame in self.objects]
+        return Sight(self.frames, objects, ground(self.frames[-1], objects[-1]))
+
     def after(self, action: Action) -> Frames:
         """The frames as an action would make them; as many as before, or some more at the end."""
         if isinstance(action, Nothing):
@@ -154,11 +160,26 @@ def plan(foretell: Foretell, clip: Clip | Frames, goal: Goal, beam: int = BEAM) 
 
     clip: as for Foretell.answer. Raises NothingThere.
     """
-    sight = Sight.of(seen(foretell, clip))
+    sight = confirmed(foretell, Sight.of(seen(foretell, clip)))
     proposed = sorted(propose(foretell, sight, goal), key=lambda one: -one.proposed)
     tried = sorted(verify(foretell, sight, goal, proposed[:beam]), key=lambda one: -(one.reached or 0.0))
     unsure = (tried[0].reached or 0.0) < foretell.calibration.threshold
     return Plan(goal, (*tried, *proposed[beam:]), unsure)
+
+
+def confirmed(foretell: Foretell, sight: Sight) -> Sight:
+    """Without what the model takes for no object: a patch of colour may be a wall, a shirt or the sky. Raises
+    NothingThere where that leaves none."""
+    colours = [*sight.objects[-1]]
+    questions: list[Question] = [(f"Is there a {colour} object?", YES_NO) for colour in colours]
+    (answers,) = foretell.answer_features(*foretell.watch(sight.frames), [questions])
+    there = [colour for colour, one in zip(colours, answers, strict=True) if one.text == "yes"]
+    if not there:
+        raise NothingThere(
+            f"{' and '.join(colours)} is found in the last frame shown, but the model sees no object of such a colour, "
+            "so there is nothing to act on: it plans for blocks, balls and cylinders of one colour each"
+        )
+    return sight.only(there)
 
 
 def seen(foretell: Foretell, clip: Clip | Frames) -> Frames:

@@ -1,6 +1,7 @@
 """Claims about planning: goals are read, proposals are a distribution, the best that was imagined is chosen."""
 
-from collections.abc import Sequence
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from numpy.typing import NDArray
 
 from foretell.reasoner.actions import Nothing, Push, Remove, actions
 from foretell.reasoner.answer import Answer, Calibration, Foretell
-from foretell.reasoner.plan import NothingThere, Sight, plan, propose, read_goal, seen, verify
+from foretell.reasoner.plan import NothingThere, Sight, confirmed, plan, propose, read_goal, seen, verify
 
 from .reasoner_tiny import tiny_foretell
 from .test_perception_edit import stack
 
+PRESENT = re.compile(r"Is there a (\w+) object\?")
 LEFT = "make the tower fall to the left"
 Frames = NDArray[np.uint8]
 
@@ -28,12 +30,23 @@ def foretell() -> Foretell:
     return tiny_foretell()
 
 
-class Judge(Foretell):
-    """Foretell whose answers are read off what it watches: a pile that reaches further left of the middle is likelier
-    to fall, and falls to the left."""
+class Sees(Foretell):
+    """Foretell that takes patches of some colours for objects."""
 
-    def __init__(self, other: Foretell, threshold: float = 0.0) -> None:
+    def __init__(self, other: Foretell, *colours: str, threshold: float = 0.0) -> None:
         super().__init__(other.model, other.processor, Calibration(threshold=threshold))
+        self.colours = colours
+
+    def answer_features(self, features: Any, imagined: Any, questions: Any) -> list[list[Answer]]:
+        asked = [[match[1] for question, _ in clip if (match := PRESENT.fullmatch(question))] for clip in questions]
+        if not any(asked):
+            return super().answer_features(features, imagined, questions)
+        return [[_sure("yes", "no", float(colour in self.colours)) for colour in colours] for colours in asked]
+
+
+class Judge(Sees):
+    """One whose answers are read off what it watches: a pile that reaches further left of the middle is likelier
+    to fall, and falls to the left."""
 
     def watch(self, clip: object) -> tuple[torch.Tensor, None]:
         colourful = np.ptp(np.asarray(clip)[-1], axis=-1) > 60
@@ -42,8 +55,9 @@ class Judge(Foretell):
     def score(self, asked: object, features: torch.Tensor, imagined: object) -> list[list[list[float]]]:
         return [[[0.0] * 7, [0.0] * 7]]
 
-    def answer_features(self, features: object, imagined: object, questions: Sequence[object]) -> list[list[Answer]]:
-        assert isinstance(features, torch.Tensor)
+    def answer_features(self, features: Any, imagined: Any, questions: Any) -> list[list[Answer]]:
+        if PRESENT.fullmatch(questions[0][0][0]):
+            return super().answer_features(features, imagined, questions)
         odds = (features.flatten() / 20).sigmoid().tolist()
         return [[_sure("yes", "no", p), _sure("left", "right", p)] for p in odds]
 
@@ -104,7 +118,9 @@ def test_a_picture_of_an_action_shows_it_and_only_it() -> None:
 
 
 def test_the_best_that_was_imagined_is_chosen(foretell: Foretell) -> None:
-    made = plan(Judge(foretell), clip("red", "blue", "blue", size=16), read_goal(LEFT))  # the larger is blue
+    made = plan(
+        Judge(foretell, "red", "blue"), clip("red", "blue", "blue", size=16), read_goal(LEFT)
+    )  # the larger is blue
     assert made.best.action == Push("blue", "left")
     assert made.best.expected == {"Will the tower fall?": "yes", "Which way will the tower fall?": "left"}
     reached = [one.reached for one in made.choices if one.reached is not None]
@@ -113,7 +129,7 @@ def test_the_best_that_was_imagined_is_chosen(foretell: Foretell) -> None:
 
 
 def test_what_lies_beyond_the_beam_is_not_verified(foretell: Foretell) -> None:
-    made = plan(foretell, clip("red", "blue", size=16), read_goal(LEFT), beam=2)
+    made = plan(Sees(foretell, "red", "blue"), clip("red", "blue", size=16), read_goal(LEFT), beam=2)
     assert [one.reached is None for one in made.choices] == [False, False, *[True] * 5]
     proposed = [one.proposed for one in made.choices]
     assert min(proposed[:2]) >= max(proposed[2:])
@@ -121,10 +137,22 @@ def test_what_lies_beyond_the_beam_is_not_verified(foretell: Foretell) -> None:
 
 def test_a_plan_abstains_below_the_threshold(foretell: Foretell) -> None:
     frames = clip("red", "blue", size=16)
-    sure, unsure = (plan(Judge(foretell, threshold), frames, read_goal(LEFT)) for threshold in (0.0, 1.1))
+    judges = [Judge(foretell, "red", "blue", threshold=threshold) for threshold in (0.0, 1.1)]
+    sure, unsure = (plan(judge, frames, read_goal(LEFT)) for judge in judges)
     assert not sure.abstained and unsure.abstained
 
 
 def test_nothing_to_act_on_is_an_error(foretell: Foretell) -> None:
     with pytest.raises(NothingThere, match="nothing to act on"):
         plan(foretell, np.full((8, 16, 16, 3), 90, np.uint8), read_goal(LEFT))
+
+
+def test_a_patch_that_the_model_takes_for_no_object_is_left_alone(foretell: Foretell) -> None:
+    frames = clip("red", "blue", size=16)
+    sight = confirmed(Sees(foretell, "blue"), Sight.of(frames))
+    assert all(set(objects) == {"blue"} for objects in sight.objects)
+    red = Sight.of(frames).objects[-1]["red"]
+    kept = [(one.bare == frames[-1]).all(-1)[red].any() for one in (sight, Sight.of(frames))]
+    assert kept == [True, False], "it is a part of the scene"
+    with pytest.raises(NothingThere, match=r"red and blue is found .* sees no object"):
+        plan(Sees(foretell), frames, read_goal(LEFT))
