@@ -309,11 +309,11 @@ def bench_section(found: Results) -> str:
 
 def rivals_section(found: Results) -> str:
     """Behind which encoder a language model answers best, and what an answer costs."""
-    from .rivals import ALPHA, table
+    from .rivals import ALPHA, differences, table
 
     data, seeds = found["data"], found["seeds"]
     over = f"scenes and {seeds} trainings each" if seeds > 1 else "scenes alone: one training each, whose luck is in it"
-    count = sum(len(line["ahead_of"]) for line in found["figures"].values())
+    count = sum(len(differences(line)) for line in found["figures"].values())
     return (
         f"{table(found)}\n\nPer cent. {_made(found)}, on {data['questions']:,} questions about {data['scenes']:,} "
         f"scenes. Ahead or behind: p < {ALPHA:g}, adjusted for all {count} comparisons (Holm). In brackets: 95% "

@@ -64,6 +64,9 @@ Floats = NDArray[np.float64]
 Answered = Mapping[str, Sequence[Sequence[Row]]]
 """By arm, then by run: what was answered, question by question in the same order."""
 BLIND, RANDOM, PIXELS = "blind", "random init", "raw pixels"
+IMAGINING, SURPRISED, FILMING = ", imagining", ", imagining and surprised", ", imagining in pixels"
+"""What is added to the first encoder's name where it is told what comes next, how surprising it was so far, too, and
+where a film tells it."""
 RESAMPLES = 1000
 ALPHA = 0.05
 LOOKS = 20
@@ -97,9 +100,9 @@ def arms_of(
     """
     ways: list[tuple[str, bool, Path | None]] = []  # what it is called, whether surprise is told, who draws
     if imagination:
-        ways += [(", imagining", False, None), (", imagining and surprised", True, None)]
+        ways += [(IMAGINING, False, None), (SURPRISED, True, None)]
     if painter is not None:
-        ways += [(", imagining in pixels", False, painter)]
+        ways += [(FILMING, False, painter)]
     if len(encoders) + len(ways) < 2:
         raise ValueError(f"given {', '.join(encoders) or 'no encoder'}: name two or more to compare, as NAME=DIR")
     if ways and not recipe.imagined_tokens:
@@ -301,14 +304,19 @@ def _operations(do: Callable[[], object]) -> float:
 
 
 def figures(answered: Answered) -> dict[str, Any]:
-    """Every headline that has questions: each arm's mean over runs, and how far the others lie from the first arm, p
-    adjusted for all of these comparisons."""
+    """Every headline that has questions: each arm's mean over runs, and how far the others lie from the first arm, and
+    imagining in pixels from imagining in features, p adjusted for all of these comparisons."""
     first = next(iter(answered.values()))[0]
     found = {line.key: _headline(line, answered) for line in HEADLINES if any(map(line.holds, first))}
-    compared = [other for line in found.values() for other in line["ahead_of"].values()]
+    compared = [other for line in found.values() for other in differences(line)]
     for other, p in zip(compared, holm([other["p"] for other in compared]), strict=True):
         other["p"] = p
     return found
+
+
+def differences(line: Mapping[str, Any]) -> list[dict[str, float]]:
+    """All that are told of a headline."""
+    return [*line["ahead_of"].values(), *line["imagining_ahead_of"].values()]
 
 
 def _headline(line: Headline, answered: Answered) -> dict[str, Any]:
@@ -320,13 +328,16 @@ def _headline(line: Headline, answered: Answered) -> dict[str, Any]:
     scores = {name: np.stack([measured(rows)[1](weights) for rows in runs]) for name, runs in kept.items()}  # [R, B]
     rng = np.random.default_rng(0)
     means = {name: over_runs(values, rng) for name, values in scores.items()}  # [B]
-    base = next(iter(means.values()))
+    first, base = next(iter(means.items()))
+    told, drawn = first + IMAGINING, first + FILMING
     arms = {
         name: {**_interval(mean), "n": len(some), "chance": chance, "runs": scores[name][:, 0].tolist()}
         for name, mean in means.items()
     }
-    others = {name: _difference(base - mean) for name, mean in list(means.items())[1:]}
-    return {"label": line.label, "metric": metric, "arms": arms, "ahead_of": others}
+    found: dict[str, Any] = {"label": line.label, "metric": metric, "arms": arms}
+    found["ahead_of"] = {name: _difference(base - mean) for name, mean in list(means.items())[1:]}
+    both = {told, drawn} <= means.keys()
+    return found | {"imagining_ahead_of": {drawn: _difference(means[told] - means[drawn])} if both else {}}
 
 
 def _interval(drawn: Floats) -> dict[str, float]:
@@ -363,9 +374,13 @@ def _count(line: Mapping[str, Any]) -> int:
 
 def words(found: Mapping[str, Any]) -> list[str]:
     """For every headline: whom the first arm beats, who beats it, and of whom neither can be said; then what an
-    interval alone says, but not all comparisons together."""
+    interval alone says, but not all comparisons together; and imagining in features beside imagining in pixels."""
     first = next(iter(found["arms"]))
-    return [f"{line['label']}: {_verdict(first, line['ahead_of'])}." for line in found["figures"].values()]
+    return [
+        f"{line['label']}: {_verdict(first, line['ahead_of'])}."
+        + (f" {first}{IMAGINING}: {_verdict('it', two)}." if (two := line["imagining_ahead_of"]) else "")
+        for line in found["figures"].values()
+    ]
 
 
 def _verdict(first: str, ahead_of: Mapping[str, Mapping[str, float]]) -> str:

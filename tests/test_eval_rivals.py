@@ -102,6 +102,9 @@ def test_figures_are_means_over_runs_and_differences_of_them(found: dict[str, An
             assert ahead["value"] == pytest.approx(
                 line["arms"]["V-JEPA"]["value"] - line["arms"][name]["value"], abs=2e-4
             )
+        features, pixels = (line["arms"][f"V-JEPA{way}"]["value"] for way in (rivals.IMAGINING, rivals.FILMING))
+        (apart,) = line["imagining_ahead_of"].values()
+        assert apart["value"] == pytest.approx(features - pixels, abs=2e-4) and apart["low"] <= apart["high"]
 
 
 def test_differences_are_adjusted_for_how_many_there_are() -> None:
@@ -164,9 +167,13 @@ def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
     ):
         line = {
             "label": "towers",
+            "imagining_ahead_of": {},
             "ahead_of": {name: dict(zip(("low", "high", "p"), one, strict=True)) for name, one in verdicts.items()},
         }
         assert rivals.words({"arms": {"J": []}, "figures": {"towers": line}}) == [f"towers: {words}."]
+    line |= {"ahead_of": {}, "imagining_ahead_of": {"J, imagining in pixels": {"low": 0.01, "high": 0.2, "p": 0.01}}}
+    (said,) = rivals.words({"arms": {"J": []}, "figures": {"towers": line}})
+    assert said.endswith(" J, imagining: it is ahead of J, imagining in pixels.")
 
 
 def test_a_plot_lies_beside_the_figures(lab: Path, found: dict[str, Any]) -> None:
