@@ -16,7 +16,7 @@ import numpy as np
 
 from ..reasoner.actions import SIDES, Action, Nothing, Push, Remove, actions
 from ..reasoner.answer import NANO, Foretell
-from ..reasoner.plan import BEAM, PUSHED, SLIDE, Choice, NothingThere, Plan, plan, read_goal
+from ..reasoner.plan import BEAM, PRESENT, PUSHED, SLIDE, Choice, NothingThere, Plan, plan, read_goal
 from ..train.data import Packed, load_clips
 from ..train.worlds import SCENARIOS, Spec
 from ..train.worlds.generate import Story, find_story
@@ -163,7 +163,7 @@ def run(
     asked = tasks(packed.clips, limit)
     if not asked:
         raise ValueError(f"{data} holds no towers to plan for: make some with `foretell worlds --scenarios towers`")
-    settings = {"beam": BEAM, "slide": SLIDE, "pushed": PUSHED, "push": PUSH}
+    settings = {"beam": BEAM, "slide": SLIDE, "pushed": PUSHED, "push": PUSH, "present": PRESENT}
     name = mark(model or NANO, digest(data / "clips.jsonl"), json.dumps(settings))
     samples = out.with_suffix(".samples.jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)

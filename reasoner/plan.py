@@ -29,6 +29,8 @@ SLIDE = 1.0
 """How far a pushed object is pictured to slide, in widths of its own."""
 PUSHED = 2
 """Frames that picture a push."""
+PRESENT = "Is there a {} object?"
+"""Asked of every colour that is found."""
 _GOAL = re.compile(r"(?:make|let|have)\s+(?P<clause>.+?)(?:\s+to\s+the\s+(?P<side>left|right))?[.!]?", re.IGNORECASE)
 
 Frames = NDArray[np.uint8]  # [T, S, S, 3]
@@ -171,7 +173,7 @@ def confirmed(foretell: Foretell, sight: Sight) -> Sight:
     """Without what the model takes for no object: a patch of colour may be a wall, a shirt or the sky. Raises
     NothingThere where that leaves none."""
     colours = [*sight.objects[-1]]
-    questions: list[Question] = [(f"Is there a {colour} object?", YES_NO) for colour in colours]
+    questions: list[Question] = [(PRESENT.format(colour), YES_NO) for colour in colours]
     (answers,) = foretell.answer_features(*foretell.watch(sight.frames), [questions])
     there = [colour for colour, one in zip(colours, answers, strict=True) if one.text == "yes"]
     if not there:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from foretell.reasoner.actions import Nothing, Push, Remove, actions
 from foretell.reasoner.answer import Answer, Calibration, Foretell
-from foretell.reasoner.plan import NothingThere, Sight, confirmed, plan, propose, read_goal, seen, verify
+from foretell.reasoner.plan import PRESENT, NothingThere, Sight, confirmed, plan, propose, read_goal, seen, verify
 
 from .reasoner_tiny import tiny_foretell
 from .test_perception_edit import stack
 
-PRESENT = re.compile(r"Is there a (\w+) object\?")
+ASKED = re.compile(PRESENT.format(r"(\w+)").replace("?", r"\?"))
 LEFT = "make the tower fall to the left"
 Frames = NDArray[np.uint8]
 
@@ -38,7 +38,7 @@ class Sees(Foretell):
         self.colours = colours
 
     def answer_features(self, features: Any, imagined: Any, questions: Any) -> list[list[Answer]]:
-        asked = [[match[1] for question, _ in clip if (match := PRESENT.fullmatch(question))] for clip in questions]
+        asked = [[match[1] for question, _ in clip if (match := ASKED.fullmatch(question))] for clip in questions]
         if not any(asked):
             return super().answer_features(features, imagined, questions)
         return [[_sure("yes", "no", float(colour in self.colours)) for colour in colours] for colours in asked]
@@ -56,7 +56,7 @@ class Judge(Sees):
         return [[[0.0] * 7, [0.0] * 7]]
 
     def answer_features(self, features: Any, imagined: Any, questions: Any) -> list[list[Answer]]:
-        if PRESENT.fullmatch(questions[0][0][0]):
+        if ASKED.fullmatch(questions[0][0][0]):
             return super().answer_features(features, imagined, questions)
         odds = (features.flatten() / 20).sigmoid().tolist()
         return [[_sure("yes", "no", p), _sure("left", "right", p)] for p in odds]
