@@ -17,7 +17,7 @@ import numpy as np
 
 from ..perception.video import Clip, frame_grid
 from ..train.data import Packed, load_clips, questions_by_clip
-from .controls import ALTERED, Blind, MeanFeatures, Probabilities, Row
+from .controls import ALTERED, Blind, MeanFeatures, OwnWords, Probabilities, Row
 from .page import page
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import (
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from ..reasoner.answer import Answer, Foretell, Question
 
 Group = list[Row]  # questions about the same frames of the same video
-Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question
-MODEL = "foretell"
+Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question, "answer" if not the likeliest
+MODEL, OWN_WORDS = "foretell", "own words"
 CURVE_POINTS = 50
 GUESSERS = 1000  # behind the noise floor
 MEAN_CLIPS = 512  # training clips behind the mean features: their mean moves by 1/20 of a standard deviation at most
@@ -151,7 +151,11 @@ def watching(model: Model, packed: Packed, alter: Callable[[Clip], Clip] = lambd
     def answers(group: Group) -> list[Row]:
         look = alter(look_of(model, packed, group[0]))
         given = model.answer_many(look, [(row["question"], row["options"]) for row in group])
-        return [{"probabilities": answer.probabilities, "abstained": answer.abstained} for answer in given]
+        return [
+            {"probabilities": one.probabilities, "abstained": one.abstained}
+            | ({"answer": one.text} if one.probabilities and one.text in one.probabilities else {})
+            for one in given
+        ]
 
     return answers
 
@@ -164,7 +168,8 @@ def guessing(blind: Blind) -> Answers:
 def _sample(taker: Taker, row: Row, given: Row) -> Row:
     """One line of the per-sample file."""
     odds: Probabilities = given["probabilities"] or {}
-    best = max(odds, key=odds.__getitem__) if odds and np.isfinite(list(odds.values())).all() else None
+    known = bool(odds) and bool(np.isfinite(list(odds.values())).all())
+    best = (given.get("answer") or max(odds, key=odds.__getitem__)) if known else None
     kept = ("id", "scene", "scenario", "kind", "type", "negated", "options")
     return {
         "taker": taker.name,
@@ -344,6 +349,59 @@ def _cell_line(takers: Mapping[str, Sequence[Row]], cell: tuple[str, str, str]) 
     return {**dict(zip(("kind", "scenario", "type"), cell, strict=True)), **scores}
 
 
+def by_option(takers: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """Of headlines with other options than yes and no: is each option, by itself, held to be likelier than not where it
+    is true, and only there? A question is right as a whole where its likeliest option is."""
+    lines = [line for line in HEADLINES if any(line.holds(row) and not yes_no(row) for row in takers[MODEL])]
+    return [
+        {
+            "label": line.label,
+            "metric": "balanced accuracy of options",
+            "takers": {name: asdict(_options(list(filter(line.holds, rows)))) for name, rows in takers.items()},
+        }
+        for line in lines
+    ]
+
+
+def _options(rows: Sequence[Row]) -> Figure:
+    each = [
+        (option == row["truth"], (row["probabilities"] or {}).get(option, 0.0) > 0.5, row["scene"])
+        for row in rows
+        if not yes_no(row)
+        for option in row["options"]
+    ]
+    right = [true == held for true, held, _ in each]
+    return figure(balanced_accuracy(right, [str(true) for true, *_ in each]), [scene for *_, scene in each], 0.5)
+
+
+def minimal_pairs(takers: Mapping[str, Sequence[Row]], asked: Sequence[Row]) -> list[dict[str, Any]]:
+    """Pairs of clips that differ in one hidden property, asked the same question with two answers: are both right? All
+    of them first, then scenario by scenario; none where no clips come in pairs."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(asked):
+        if "pair" in row:
+            found.setdefault((row["pair"], row["question"]), []).append(place)
+    both = [places for places in found.values() if len({asked[place]["answer"] for place in places}) == 2]
+    scenarios = sorted({asked[places[0]]["scenario"] for places in both})
+    chosen_pairs = {"all minimal pairs": both} | {
+        name: [places for places in both if asked[places[0]]["scenario"] == name] for name in scenarios
+    }
+    return [
+        {
+            "label": label,
+            "metric": "both right",
+            "takers": {name: asdict(_both_right(rows, asked, pairs)) for name, rows in takers.items()},
+        }
+        for label, pairs in (chosen_pairs if both else {}).items()
+    ]
+
+
+def _both_right(rows: Sequence[Row], asked: Sequence[Row], both: Sequence[Sequence[int]]) -> Figure:
+    right = [all(rows[place]["right"] for place in places) for places in both]
+    chance = np.mean([np.prod([1 / len(asked[place]["options"]) for place in places]) for places in both])
+    return figure(mean_of(right), [asked[places[0]]["pair"] for places in both], float(chance))
+
+
 def calibration(rows: Sequence[Row]) -> dict[str, Any]:
     """How honest the probabilities of yes/no answers are, of every kind of question."""
     asked = [row for row in rows if yes_no(row)]
@@ -403,6 +461,10 @@ def _takers(
     """The model, its controls (two of them where there is training data), and the other models to compare with."""
     data = digest(packed.root / "questions.jsonl")
     yield Taker(MODEL, mark(source, data), partial(watching_model, source, packed), means="the model")
+    yield Taker(
+        OWN_WORDS, mark(source, data, OWN_WORDS), lambda: watching(OwnWords(load_model(source)), packed),
+        means="the model, writing its answer and not told the options; a text that is none of them is wrong",
+    )  # fmt: skip
     if train is not None:
         learned = digest(train.root / "questions.jsonl")
         yield Taker(
@@ -430,11 +492,13 @@ def watching_model(source: str | Path, packed: Packed, alter: Callable[[Clip], C
     return watching(load_model(source), packed, alter)
 
 
-def figures(answered: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """All figures, from each taker's rows of the per-sample file; the model's own come first."""
+def figures(answered: Mapping[str, Sequence[Row]], asked: Sequence[Row]) -> dict[str, Any]:
+    """All figures, from each taker's rows of the per-sample file; the model's own come first. asked: the questions."""
     return {
         "headlines": headlines(answered),
         "by_type": by_type(answered),
+        "by_option": by_option(answered),
+        "minimal_pairs": minimal_pairs(answered, asked),
         "pairs": pairs(answered),
         "calibration": {name: calibration(rows) for name, rows in answered.items() if any(map(yes_no, rows))},
         "abstention": abstention(answered[MODEL]),
@@ -486,17 +550,17 @@ def run(
         raise ValueError(f"{data} holds no question with options and an answer: make some with `foretell worlds`")
     takers = list(_takers(model_dir or NANO, packed, train, controls or {}, altered))
     kept = all_sit(takers, groups, samples or out.with_suffix(".samples.jsonl"), workers)
-    answered = {taker.name: kept.of(taker.name, [row for group in groups for row in group]) for taker in takers}
+    asked = [row for group in groups for row in group]
+    answered = {taker.name: kept.of(taker.name, asked) for taker in takers}
     found = {
         **provenance(command),
         "data": {"test": _data(packed, groups)}
         | ({"train": _data(train, by_frames(load_rows(train)))} if train else {}),
         "takers": {taker.name: taker.means for taker in takers},
-        "figures": figures(answered),
+        "figures": figures(answered, asked),
         **{name: read() for name, read in (readouts or {}).items()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, json.dumps(rounded(found), indent=1, ensure_ascii=False) + "\n")
-    asked = [row for group in groups for row in group]
     write(out.with_suffix(".html"), page(found, answered[MODEL], asked, packed, out.parent))
     return found

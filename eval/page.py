@@ -87,6 +87,12 @@ layer.</p>
 <img alt="{{ kind }}" style="max-width: 48%" src="{{ plots[kind] }}">{% endif %}{% endfor %}</p>
 <h2>Every scenario and type of question</h2>
 <div class="scroll">{{ table(types) }}</div>
+{% if options | length > 1 %}<h2>Option by option</h2>
+<p class="note">Each option by itself: held to be likelier than not where it is true, and only there.</p>
+<div class="scroll">{{ table(options) }}</div>{% endif %}
+{% if minimal | length > 1 %}<h2>Minimal pairs</h2>
+<p class="note">Two clips that differ in what no single picture shows, the same question, two answers: both right.</p>
+<div class="scroll">{{ table(minimal) }}</div>{% endif %}
 <h2>What is taken for what</h2>
 <p class="note">Rows: what is true; columns: what was answered.</p>
 <div class="tables">{% for name, rows in confusions %}
@@ -122,6 +128,8 @@ def page(found: Results, samples: Sequence[Row], asked: Sequence[Row], packed: P
         types=score_rows(
             found, [(f"{r['scenario']}: {r['type']} ({r['kind']})", r) for r in found["figures"]["by_type"]]
         ),
+        options=score_rows(found, [(row["label"], row) for row in found["figures"]["by_option"]]),
+        minimal=score_rows(found, [(row["label"], row) for row in found["figures"]["minimal_pairs"]]),
         plots=plots,
         surprise=[(title(name), rows_of(one)) for name, one in found.get("surprise", {}).items()],
         layers=layers,

@@ -176,6 +176,13 @@ class Foretell:
         """
         return _drain(self._generate([replace(self.ask(question), options=None)], features, imagined, {}, limit))[0]
 
+    def write_features(self, features: Tensor, imagined: Tensor | None, questions: Sequence[str]) -> list[Answer]:
+        """Free text, to yes/no questions too, to several questions about one clip whose features were computed before.
+
+        Raises ValueError as `answer` does.
+        """
+        return list(self._write([replace(self.ask(one), options=None) for one in questions], features, imagined, {}))
+
     def stream(self, clip: Frames, question: str) -> Generator[str, None, Answer]:
         """The answer to one question piece by piece as it is generated; the generator's return value is the Answer."""
         asked = self.ask(question)

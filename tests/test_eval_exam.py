@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from foretell.eval import exam, page, report
-from foretell.eval.controls import ALTERED, Blind, MeanFeatures
+from foretell.eval.controls import ALTERED, Blind, MeanFeatures, among
 from foretell.perception.video import Clip, read_clip
 from foretell.reasoner.answer import Answer, Calibration
 from foretell.train.data import load_clips
@@ -26,7 +26,7 @@ from .conftest import VideoMaker
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
-OWN = ["foretell", "blind", "mean features", "shuffled frames", "first frame only", "recoloured"]
+OWN = ["foretell", "own words", "blind", "mean features", "shuffled frames", "first frame only", "recoloured"]
 FALLS, STANDS = 200, 50  # the brightness that tells a seeing model how a clip ends
 
 
@@ -88,6 +88,12 @@ class Seer:
         return [
             [self._answer(float(look), *one) for one in asked] for look, asked in zip(features, questions, strict=True)
         ]
+
+    def write_features(self, features: Tensor, imagined: Tensor | None, questions: Sequence[str]) -> list[Answer]:
+        """Rightly what is asked with yes or no, in capitals, surer of the text than of the other; no colour at all."""
+        light = float(features) > (FALLS + STANDS) / 2
+        said = ["Nothing." if "colour" in one else "NO." if light == ("not" in one) else "Yes" for one in questions]
+        return [Answer(text, 0.4, abstained=False) for text in said]
 
     def _answer(self, light: float, text: str, options: Sequence[str] | None) -> Answer:
         assert options is not None
@@ -206,9 +212,15 @@ def test_the_whole_exam(tmp_path: Path, worlds: Path, weights: Path, monkeypatch
     assert lines["towers_falls"]["metric"] == "balanced accuracy"
     perfect = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 20, "chance": 0.5}
     assert lines["towers_falls"]["takers"]["foretell"] == perfect
-    assert found["takers"]["recoloured"].startswith("the model, not trained again") and list(found["takers"])[:6] == OWN
+    assert found["takers"]["recoloured"].startswith("the model, not trained again") and list(found["takers"])[:7] == OWN
     low, high = lines["towers_falls"]["guessing"]  # balanced accuracy of 20 coins: a standard deviation of .11
     assert 0.25 <= low <= 0.35 and 0.65 <= high <= 0.75
+    assert lines["towers_falls"]["takers"]["own words"] == perfect
+    assert lines["descriptive"]["takers"]["own words"]["value"] == 0.0, "a text that is no option is wrong"
+    (options,) = found["figures"]["by_option"]
+    share = lines["descriptive"]["takers"]["foretell"]["value"]  # of three options one is held: right, or two are wrong
+    assert options["takers"]["foretell"]["value"] == pytest.approx((share + 0.5 + share / 2) / 2, abs=1e-3)
+    assert options["takers"]["own words"]["value"] == 0.5 and found["figures"]["minimal_pairs"] == []
     for control in ("blind", "mean features"):
         figure = lines["predictive_yes_no"]["takers"][control]
         assert figure["low"] <= figure["chance"] <= figure["high"]
@@ -227,6 +239,28 @@ def test_the_whole_exam(tmp_path: Path, worlds: Path, weights: Path, monkeypatch
         one for one in found["figures"]["pairs"] if one["headline"] == "towers_falls" and one["other"] == "random-init"
     )
     assert (pair["only_model"], pair["only_other"], pair["difference"]["value"]) == (20, 0, 1.0) and pair["p"] < 0.001
+
+
+def test_both_clips_of_a_minimal_pair_must_be_right(tmp_path: Path) -> None:
+    def asked(pair: str, answer: str, question: str = "Will they touch?") -> Row:
+        return {"pair": pair, "question": question, "answer": answer, "options": ["yes", "no"], "scenario": pair[:4]}
+
+    rows = [asked("mass-1", "yes"), asked("mass-1", "no"), asked("fric-2", "no"), asked("fric-2", "yes")]
+    rows += [asked("mass-3", "yes", "Is it red?"), asked("mass-3", "yes", "Is it red?"), asked("mass-4", "yes")]
+    right = [{"right": one} for one in (True, True, True, False, True, True, True)]
+    told = exam.minimal_pairs({"foretell": right}, rows)
+    figures = {row["label"]: row["takers"]["foretell"] for row in told}
+    assert {name: (one["value"], one["n"]) for name, one in figures.items()} == {
+        "all minimal pairs": (0.5, 2), "fric": (0.0, 1), "mass": (1.0, 1)
+    }  # fmt: skip
+    assert figures["mass"]["chance"] == 0.25
+
+
+def test_a_written_answer_is_the_option_that_it_says() -> None:
+    yes, unsure = (among(Answer(text, sure, False), ("yes", "no")) for text, sure in ((" YES. ", 0.8), ("No", 0.3)))
+    assert (yes.text, yes.probabilities) == ("yes", {"yes": 0.8, "no": pytest.approx(0.2)})
+    assert (unsure.text, unsure.probabilities) == ("no", {"yes": 0.7, "no": 0.3})
+    assert among(Answer("perhaps", 0.9, False), ("yes", "no")).probabilities is None
 
 
 def test_the_page_of_an_exam_stands_alone_and_shows_the_surest_errors(
