@@ -236,6 +236,10 @@ def elsewhere_section(found: Mapping[str, Results]) -> str:
     """The model's headline figures in per cent, and their numbers of questions, in worlds that differ from training."""
     told = [one["figures"]["headlines"] for one in found.values()]
     rows = [[line["label"], *(_own(one.get(key)) for one in told)] for key, line in told[0].items()]
+    pairs = [next(iter(one["figures"].get("minimal_pairs", [])), None) for one in found.values()]
+    if some := next(filter(None, pairs), None):
+        chance = some["takers"][MODEL]["chance"]
+        rows.append([f"minimal pairs: both right (chance {100 * chance:.0f})", *map(_own, pairs)])
     sources = "; ".join(
         f"{kind}: `{one['command']}` at commit `{one['commit'][:12]}` on {one['date']}" for kind, one in found.items()
     )

@@ -256,6 +256,17 @@ def test_both_clips_of_a_minimal_pair_must_be_right(tmp_path: Path) -> None:
     assert figures["mass"]["chance"] == 0.25
 
 
+def test_worlds_elsewhere_are_told_with_their_minimal_pairs() -> None:
+    line: Row = {"takers": {"foretell": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "chance": 0.25}}}
+    made: Row = {"command": "foretell eval exam", "commit": "0" * 40, "date": "2026-01-01"}
+    plain = {**made, "figures": {"headlines": {"falls": {"label": "falls", **line}}}}
+    paired = {**made, "figures": plain["figures"] | {"minimal_pairs": [{"label": "all", **line}, {"label": "mass"}]}}
+    assert "minimal pairs" not in report.elsewhere_section({"as trained": plain})
+    told = report.elsewhere_section({"as trained": plain, "later": paired}).splitlines()
+    assert told[0] == "| questions | as trained | later |"
+    assert told[3] == "| minimal pairs: both right (chance 25) | – | 50.0 [40.0, 60.0] (n 40) |"
+
+
 def test_a_written_answer_is_the_option_that_it_says() -> None:
     yes, unsure = (among(Answer(text, sure, False), ("yes", "no")) for text, sure in ((" YES. ", 0.8), ("No", 0.3)))
     assert (yes.text, yes.probabilities) == ("yes", {"yes": 0.8, "no": pytest.approx(0.2)})
