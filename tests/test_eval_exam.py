@@ -23,6 +23,7 @@ from foretell.reasoner.answer import Answer, Calibration
 from foretell.train.data import load_clips
 
 from .conftest import VideoMaker
+from .reasoner_tiny import tiny_foretell
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
@@ -378,6 +379,26 @@ def test_two_processes_find_what_one_does(
     two = exam.run(weights, worlds, tmp_path / "two.json", workers=2, altered=False)["figures"]
     assert one == two
     assert len(list(tmp_path.glob("*.samples.jsonl"))) == 2, "what each process wrote joined the per-sample file"
+
+
+def test_a_real_model_says_the_same_in_any_number_of_processes_and_questions_at_once(
+    tmp_path: Path, worlds: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_foretell()
+    monkeypatch.setattr(exam, "load_model", lambda folder: model)
+    answered = []
+    for name, workers, together in (("one", 1, 8), ("again", 1, 8), ("two", 2, 8), ("four", 4, 8), ("apart", 1, 1)):
+        if together == 1:
+            monkeypatch.setattr(exam, "by_frames", lambda rows: [[row] for row in rows])
+        exam.run(weights, worlds, tmp_path / f"{name}.json", workers=workers, altered=False)
+        rows = map(json.loads, (tmp_path / f"{name}.samples.jsonl").read_text().splitlines())
+        answered.append({(row["taker"], row["id"]): row for row in rows})
+    first, again, *others = answered
+    assert first == again and len(first) == 2 * 80
+    for other in others:
+        assert {key: row["answer"] for key, row in other.items()} == {key: row["answer"] for key, row in first.items()}
+        for key, row in first.items():
+            assert other[key]["probabilities"] == pytest.approx(row["probabilities"], abs=1e-5)
 
 
 def test_a_failing_process_is_told(
