@@ -242,7 +242,7 @@ def test_the_whole_exam(tmp_path: Path, worlds: Path, weights: Path, monkeypatch
     assert (pair["only_model"], pair["only_other"], pair["difference"]["value"]) == (20, 0, 1.0) and pair["p"] < 0.001
 
 
-def test_both_clips_of_a_minimal_pair_must_be_right(tmp_path: Path) -> None:
+def test_both_clips_of_a_minimal_pair_must_be_right() -> None:
     def asked(pair: str, answer: str, question: str = "Will they touch?") -> Row:
         return {"pair": pair, "question": question, "answer": answer, "options": ["yes", "no"], "scenario": pair[:4]}
 
