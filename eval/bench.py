@@ -29,7 +29,7 @@ from ..train.learner import OBJECTIVES, build, objective_of, step_flops
 from ..train.objectives import pixels_of
 from ..train.recipes import PretrainRecipe, nano_encoder
 from .probe import Bench, Cells, Question, See, Training, plain_score, questions_of, random_init, score_of, watch
-from .race import Curve, ratios, resampled, resamples_of, verdict
+from .race import UNKNOWN, Curve, ratios, resampled, resamples_of, verdict
 from .record import digest, mark, provenance, rounded, write
 from .stats import figure
 from .turns import claim_of, in_turn
@@ -528,13 +528,17 @@ def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
     """What the probes along the runs of one kind say so far: ratios and curves."""
     (jepa, rival), answers = SIDES[kind], referee.answers(kind)
     base = referee.ask(f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), ALONG)
+    ran = {side for side, *_ in curves}
+    lacking = [side for side in (jepa, rival) if side not in ran]
     raced = [
         ratios(curves[jepa, variable, probe], curves[rival, variable, probe], told, answers[variable])
         for (variable, probe), told in base.items()
         if {(jepa, variable, probe), (rival, variable, probe)} <= curves.keys()
     ]
     return {
-        "flops_ratio": verdict([one for one in raced if one is not None]),
+        "flops_ratio": UNKNOWN | {"words": f"not known yet: {' and '.join(lacking)} has yet to run"}
+        if lacking
+        else verdict([one for one in raced if one is not None]),
         "random_init": [
             {"probe": probe, **referee.judge(kind, variable, told)} for (variable, probe), told in base.items()
         ],

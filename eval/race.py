@@ -79,10 +79,14 @@ def ratios(
         return found - np.log10(crossings(jepa[0].flops, ours, start, wanted))
 
 
+UNKNOWN: dict[str, Any] = {"value": None, "low": None, "high": None}
+"""A ratio that nobody knows."""
+
+
 def verdict(found: Sequence[Floats]) -> dict[str, Any]:
     """Rival's compute over JEPA's: the median over all levels of all measurable variables, and its interval."""
     if not found:
-        return {"value": None, "low": None, "high": None, "words": "not measurable: nobody beats random init"}
+        return UNKNOWN | {"words": "not measurable: nobody beats random init"}
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", RuntimeWarning

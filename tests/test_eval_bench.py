@@ -178,6 +178,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     out, tell = tmp_path / "bench.json", Bench.tell
     asked_for: list[str] = []
     begun: list[str] = []
+    words: set[tuple[int, str]] = set()
 
     def counted(self: Bench, name: str, *given: Any) -> Any:
         asked_for.append(name)
@@ -186,6 +187,9 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         if given[0] in bench.FINAL:
             (kind,) = (kind for kind, variables in bench.VARIABLES.items() if name in variables)
             assert "flops_ratio" in json.loads(out.read_text())[kind], "the ratio waits for the strongest probes"
+        if out.is_file() and "images" in (early := json.loads(out.read_text())):
+            sides = {row["objective"] for row in early["images"]["curves"]}
+            words.add((len(sides & {"ijepa", "mae"}), early["images"]["flops_ratio"]["words"]))
         return tell(self, name, *given)
 
     def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
@@ -212,6 +216,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         assert f"{rival}_published" in {row["objective"] for row in found[kind]["curves"]}
         assert set(found[kind]["gap_to_random_init"]) == set(bench.VARIABLES[kind])
     assert found["missing"] == []
+    assert (1, "not known yet: mae has yet to run") in words and not any("yet" in said for n, said in words if n == 2)
     assert found["tuning"]["chosen"]["vjepa"] == 1e-3 and "vjepa-0.002-0" in found["tuning"]["stopped"]
     assert found["stopped"] == {"lejepa-0.001-0": "lejepa-0.001-0 was stopped"}
     assert begun == ["vjepa-0.002-0", "lejepa-0.001-0"], "a run that the alarm stopped was begun again"
