@@ -304,11 +304,13 @@ def bench_section(found: Results) -> str:
         one, curves = found[kind]["flops_ratio"], found[kind]["curves"]
         counts = {row["objective"]: row["runs"] for row in curves}
         runs = ", ".join(f"{side} {counts.get(side, 0)}" for side in (jepa, rival))
-        told = "-" if one["value"] is None else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+        value, low, high = ("–" if one[name] is None else f"{one[name]:.2f}" for name in ("value", "low", "high"))
+        told = value if one["value"] is None else f"{value} [{low}, {high}]"
         rows.append([f"{kind}: {rival} over {jepa}", runs, told, one["words"]])
     missing = "A part of it: `missing` in the file names what is left. " if found["missing"] else ""
     table = _table(["compute to reach the same score", "runs", "ratio", "in words"], rows)
-    return f"{table}\n\n{missing}{_made(found)}. In brackets: 95% bootstrap intervals over scenes and runs."
+    ends = "95% bootstrap intervals over scenes and runs; – where an end is out of reach: one side does not get there"
+    return f"{table}\n\n{missing}{_made(found)}. In brackets: {ends}."
 
 
 def rivals_section(found: Results) -> str:
