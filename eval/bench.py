@@ -631,6 +631,9 @@ def table(found: Mapping[str, Any]) -> str:
         for row in found[kind]["finals"]:
             told = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
             lines.append(f"| {row['features']} | {row['variable']} | {row['metric']} | {told} |")
+    if found["missing"]:
+        told = "render more from the same seed, and give their folder to the same command: what is done stays"
+        lines += ["", f"not run, for want of clips: {', '.join(found['missing'])} ({told})"]
     return "\n".join(lines)
 
 

@@ -1,5 +1,5 @@
 """What a score must beat: a guesser trained on the text alone, the model shown an average of all videos, and the model
-shown every video in a way that takes something away. And the model that is not told the options.
+shown every video in a way that takes something away.
 
 All answer in the terms of the exam: a probability for each option of each question.
 """
@@ -156,54 +156,6 @@ ALTERED: dict[str, Callable[[Clip], Clip]] = {
     "recoloured": recoloured,
 }
 """Controls that show the model something else than it was trained on, by name."""
-
-
-class Writer(Protocol):
-    """A model that writes answers to what it looked at."""
-
-    @property
-    def frames(self) -> int: ...
-
-    @property
-    def rate(self) -> float: ...
-
-    def watch(self, clip: Clip) -> "tuple[Tensor, Tensor | None]": ...
-
-    def write_features(
-        self, features: "Tensor", imagined: "Tensor | None", questions: "Sequence[str]"
-    ) -> "list[Answer]": ...
-
-
-@dataclass
-class OwnWords:
-    """A model that writes its answers and is not told the options; a text that is none of them is no answer."""
-
-    model: Writer
-    frames: int = field(init=False)
-    rate: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.frames, self.rate = self.model.frames, self.model.rate
-
-    def answer_many(self, clip: Clip, questions: "Sequence[Question]") -> "list[Answer]":
-        """Greedy texts, each as the option that it says."""
-        written = self.model.write_features(*self.model.watch(clip), [text for text, _ in questions])
-        return [among(one, options or ()) for one, (_, options) in zip(written, questions, strict=True)]
-
-
-def among(written: "Answer", options: Sequence[str]) -> "Answer":
-    """A text as the option that it says, whatever its capitals and full stop: as sure as of the text, the others have
-    the rest in equal parts. Of a text that says none nothing is likely."""
-    said = [option for option in options if _plain(option) == _plain(written.text)]
-    if not said:
-        return replace(written, probabilities=None)
-    rest = (1 - written.confidence) / max(1, len(options) - 1)
-    odds = {option: written.confidence if option == said[0] else rest for option in options}
-    return replace(written, text=said[0], probabilities=odds)
-
-
-def _plain(text: str) -> str:
-    return text.strip().removesuffix(".").casefold()
 
 
 class Watcher(Protocol):

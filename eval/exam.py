@@ -17,7 +17,7 @@ import numpy as np
 
 from ..perception.video import Clip, frame_grid
 from ..train.data import Packed, load_clips, questions_by_clip
-from .controls import ALTERED, Blind, MeanFeatures, OwnWords, Probabilities, Row
+from .controls import ALTERED, Blind, MeanFeatures, Probabilities, Row
 from .page import page
 from .record import digest, line, mark, provenance, readable, rounded, write
 from .stats import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..reasoner.answer import Answer, Foretell, Question
 
 Group = list[Row]  # questions about the same frames of the same video
-Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question, "answer" if not the likeliest
+Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question; "answer": what it wrote
 MODEL, OWN_WORDS = "foretell", "own words"
 CURVE_POINTS = 50
 GUESSERS = 1000  # behind the noise floor
@@ -151,13 +151,34 @@ def watching(model: Model, packed: Packed, alter: Callable[[Clip], Clip] = lambd
     def answers(group: Group) -> list[Row]:
         look = alter(look_of(model, packed, group[0]))
         given = model.answer_many(look, [(row["question"], row["options"]) for row in group])
-        return [
-            {"probabilities": one.probabilities, "abstained": one.abstained}
-            | ({"answer": one.text} if one.probabilities and one.text in one.probabilities else {})
-            for one in given
-        ]
+        return [{"probabilities": answer.probabilities, "abstained": answer.abstained} for answer in given]
 
     return answers
+
+
+def writing(model: "Foretell", packed: Packed) -> Answers:
+    """Answers of a model that writes them and is not told the options."""
+
+    def answers(group: Group) -> list[Row]:
+        look = model.watch(look_of(model, packed, group[0]))
+        written = model.generate_features(*look, [row["question"] for row in group])
+        return [among(answer, row["options"]) for answer, row in zip(written, group, strict=True)]
+
+    return answers
+
+
+def among(written: "Answer", options: Sequence[str]) -> Row:
+    """A text as the option that it says, whatever its capitals: as sure as of the text, the others have the rest in
+    equal parts. A text that says none of them is no answer."""
+    from ..reasoner.answer import answer_text
+
+    texts = {answer_text(option).casefold(): option for option in options}
+    said = texts.get(answer_text(written.text).casefold())
+    if said is None:
+        return {"probabilities": None, "abstained": True}
+    rest = (1 - written.confidence) / max(1, len(options) - 1)
+    odds = {option: written.confidence if option == said else rest for option in options}
+    return {"answer": said, "probabilities": odds, "abstained": written.abstained}
 
 
 def guessing(blind: Blind) -> Answers:
@@ -462,7 +483,7 @@ def _takers(
     data = digest(packed.root / "questions.jsonl")
     yield Taker(MODEL, mark(source, data), partial(watching_model, source, packed), means="the model")
     yield Taker(
-        OWN_WORDS, mark(source, data, OWN_WORDS), lambda: watching(OwnWords(load_model(source)), packed),
+        OWN_WORDS, mark(source, data, OWN_WORDS), lambda: writing(load_model(source), packed),
         means="the model, writing its answer and not told the options; a text that is none of them is wrong",
     )  # fmt: skip
     if train is not None:

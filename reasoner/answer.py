@@ -168,20 +168,14 @@ class Foretell:
         return self._answer(asked, features, imagined, [{}] * len(asked))
 
     def generate_features(
-        self, features: Tensor, imagined: Tensor | None, question: str, limit: int = MAX_ANSWER
-    ) -> Answer:
-        """Free text, to a yes/no question too, about one clip whose features [1, N, C] were computed before.
+        self, features: Tensor, imagined: Tensor | None, questions: Sequence[str], limit: int = MAX_ANSWER
+    ) -> list[Answer]:
+        """Free text, to yes/no questions too, about one clip whose features [1, N, C] were computed before.
 
         limit: tokens. Raises ValueError as `answer` does.
         """
-        return _drain(self._generate([replace(self.ask(question), options=None)], features, imagined, {}, limit))[0]
-
-    def write_features(self, features: Tensor, imagined: Tensor | None, questions: Sequence[str]) -> list[Answer]:
-        """Free text, to yes/no questions too, to several questions about one clip whose features were computed before.
-
-        Raises ValueError as `answer` does.
-        """
-        return list(self._write([replace(self.ask(one), options=None) for one in questions], features, imagined, {}))
+        asked = [replace(self.ask(question), options=None) for question in questions]
+        return list(self._write(asked, features, imagined, {}, limit))
 
     def stream(self, clip: Frames, question: str) -> Generator[str, None, Answer]:
         """The answer to one question piece by piece as it is generated; the generator's return value is the Answer."""
@@ -274,11 +268,16 @@ class Foretell:
         return answers
 
     def _write(
-        self, asked: Sequence[Asked], features: Tensor, imagined: Tensor | None, evidence: dict[str, Any]
+        self,
+        asked: Sequence[Asked],
+        features: Tensor,
+        imagined: Tensor | None,
+        evidence: dict[str, Any],
+        limit: int = MAX_ANSWER,
     ) -> Iterator[Answer]:
         """Answers to the open questions about one clip, in order."""
         for some in _groups(asked, lambda one: 1, WRITTEN_AT_ONCE):
-            yield from _drain(self._generate(some, features, imagined, evidence))
+            yield from _drain(self._generate(some, features, imagined, evidence, limit))
 
     def _choose(self, options: tuple[str, ...], scores: list[float], evidence: dict[str, Any]) -> Answer:
         """The likeliest option, by a softmax over the scores at the fitted temperature."""

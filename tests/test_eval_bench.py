@@ -224,6 +224,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
     longer = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     assert longer["missing"] == ["axis-vjepa-tiny-4000", "axis-videomae-tiny-4000"], "wants more clips than there are"
+    assert "for want of clips: axis-vjepa-tiny-4000" in table(longer) and "want of clips" not in table(found)
     assert longer["data_axis"] == found["data_axis"] and len(asked_for) == cells + 1
     judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)

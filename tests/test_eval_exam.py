@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from foretell.eval import exam, page, report
-from foretell.eval.controls import ALTERED, Blind, MeanFeatures, among
+from foretell.eval.controls import ALTERED, Blind, MeanFeatures
 from foretell.perception.video import Clip, read_clip
 from foretell.reasoner.answer import Answer, Calibration
 from foretell.train.data import load_clips
@@ -90,7 +90,7 @@ class Seer:
             [self._answer(float(look), *one) for one in asked] for look, asked in zip(features, questions, strict=True)
         ]
 
-    def write_features(self, features: Tensor, imagined: Tensor | None, questions: Sequence[str]) -> list[Answer]:
+    def generate_features(self, features: Tensor, imagined: Tensor | None, questions: Sequence[str]) -> list[Answer]:
         """Rightly what is asked with yes or no, in capitals, surer of the text than of the other; no colour at all."""
         light = float(features) > (FALLS + STANDS) / 2
         said = ["Nothing." if "colour" in one else "NO." if light == ("not" in one) else "Yes" for one in questions]
@@ -269,10 +269,10 @@ def test_worlds_elsewhere_are_told_with_their_minimal_pairs() -> None:
 
 
 def test_a_written_answer_is_the_option_that_it_says() -> None:
-    yes, unsure = (among(Answer(text, sure, False), ("yes", "no")) for text, sure in ((" YES. ", 0.8), ("No", 0.3)))
-    assert (yes.text, yes.probabilities) == ("yes", {"yes": 0.8, "no": pytest.approx(0.2)})
-    assert (unsure.text, unsure.probabilities) == ("no", {"yes": 0.7, "no": 0.3})
-    assert among(Answer("perhaps", 0.9, False), ("yes", "no")).probabilities is None
+    yes, unsure = (exam.among(Answer(*one, False), ("yes", "no")) for one in ((" YES. ", 0.8), ("No", 0.3)))
+    assert yes == {"answer": "yes", "probabilities": {"yes": 0.8, "no": pytest.approx(0.2)}, "abstained": False}
+    assert unsure == {"answer": "no", "probabilities": {"yes": 0.7, "no": 0.3}, "abstained": False}
+    assert exam.among(Answer("perhaps", 0.9, False), ("yes", "no"))["probabilities"] is None
 
 
 def test_the_page_of_an_exam_stands_alone_and_shows_the_surest_errors(

@@ -69,14 +69,14 @@ def test_losses_are_those_of_an_answer(model: Foretell, look: Look) -> None:
 def test_only_what_greedy_decoding_would_say_is_greedy(
     model: Foretell, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "generate_features", lambda *_: Answer("A very green block", 1.0, False))
+    monkeypatch.setattr(model, "generate_features", lambda *_: [Answer("A very green block", 1.0, False)])
     assert [greedy for _, greedy in losses(model, look, "Which?", CHOICE)] == [False, False, True]
 
 
 def test_generation_answers_yes_no_questions_freely_within_its_limits(model: Foretell, look: Look) -> None:
-    free = model.generate_features(*look, "Will it fall?")
+    free = model.generate_features(*look, ["Will it fall?"])[0]
     assert free.probabilities is None and free.text not in ("yes", "no")
-    short = model.generate_features(*look, "Will it fall?", limit=4)
+    short = model.generate_features(*look, ["Will it fall?"], limit=4)[0]
     assert 0 < len(short.text) < len(free.text) and free.text.startswith(short.text)
     stop = free.text[3]
     assert written(model, look, "Will it fall?", {"until": [stop]}) == free.text.partition(stop)[0]

@@ -407,7 +407,7 @@ def test_nothing_to_ask_is_an_error(model: Foretell, tmp_path: Path, content: by
 def test_several_answers_are_written_as_each_alone(model: Foretell) -> None:
     asked = ["Will it fall?", "What is it?", "Will the red ball touch the yellow one?"]
     look = model.watch(np.zeros((8, 16, 16, 3), np.uint8))
-    together = model.write_features(*look, asked)
-    alone = [model.generate_features(*look, one) for one in asked]
+    together = model.generate_features(*look, asked)
+    alone = [model.generate_features(*look, [one])[0] for one in asked]
     assert [one.text for one in together] == [one.text for one in alone]
     assert all(one.probabilities is None for one in together)

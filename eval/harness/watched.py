@@ -41,13 +41,14 @@ def losses(model: Foretell, look: Look, question: str, options: Sequence[str]) -
     answers = [model.processor.answer_ids(text) for text in texts]
     asked = replace(model.ask(question), options=tuple(options), answers=answers)
     (scores,) = model.score([[asked]], *look)[0]
-    said = model.generate_features(*look, question, max(map(len, answers))).text
+    said = model.generate_features(*look, [question], max(map(len, answers)))[0].text
     return [(-score, text == said) for score, text in zip(scores, texts, strict=True)]
 
 
 def written(model: Foretell, look: Look, question: str, settings: Mapping[str, Any]) -> str:
     """The greedy answer in free text, within a task's `max_new_tokens` and up to the first of its `until` strings."""
-    text = model.generate_features(*look, question, int(settings.get("max_new_tokens") or MAX_ANSWER)).text
+    limit = int(settings.get("max_new_tokens") or MAX_ANSWER)
+    text = model.generate_features(*look, [question], limit)[0].text
     stops = settings.get("until") or []
     for stop in filter(None, [stops] if isinstance(stops, str) else stops):
         text = text.partition(stop)[0]
