@@ -327,16 +327,22 @@ def live_copy(master: nn.Module) -> Student:
 def refresh(live: nn.Module, master: nn.Module) -> None:
     """Round the master's weights into its live copy."""
     if live is not master:
-        for small, exact in zip(live.parameters(), master.parameters(), strict=True):
-            small.copy_(exact)
+        torch._foreach_copy_([*live.parameters()], [*master.parameters()])
 
 
+@torch.no_grad()
 def hand_gradients(live: nn.Module, master: nn.Module) -> None:
     """Move the live copy's gradients to the master, in fp32."""
-    if live is not master:
-        for small, exact in zip(live.parameters(), master.parameters(), strict=True):
-            exact.grad = None if small.grad is None else small.grad.to(exact.dtype)
-            small.grad = None
+    if live is master:
+        return
+    given, wide = [], []
+    for small, exact in zip(live.parameters(), master.parameters(), strict=True):
+        exact.grad = None if small.grad is None else torch.empty_like(exact)
+        if small.grad is not None and exact.grad is not None:
+            given.append(small.grad)
+            wide.append(exact.grad)
+        small.grad = None
+    torch._foreach_copy_(wide, given)
 
 
 def gradients(learner: Learner, step: int, pixels: Tensor, mask: Mask, recipe: PretrainRecipe) -> dict[str, float]:

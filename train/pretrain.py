@@ -116,24 +116,32 @@ def draw_windows(rng: np.random.Generator, count: int, frames: int, window: int,
     return rows
 
 
-def augment(rng: np.random.Generator, frames: Clips, recipe: PretrainRecipe) -> Tensor:
+def augment(
+    rng: np.random.Generator, frames: Clips, recipe: PretrainRecipe, device: torch.device | None = None
+) -> Tensor:
     """Clips as the student and teacher see them: mirrored, tinted, noisy and normalised, one draw a clip.
 
-    frames: uint8 [B, T, H, W, 3] -> float32 [B, T, 3, H, W]. NumPy, because it runs beside torch in its own thread.
+    frames: uint8 [B, T, H, W, 3] -> float32 [B, T, 3, H, W], made on `device` (the CPU by default): noise for every
+    pixel takes a CPU's core longer to draw than an accelerator to learn from it.
     """
     batch = len(frames)
-    mirrored = np.where(rng.random((batch, 1, 1, 1, 1)) < 0.5, frames[:, :, :, ::-1], frames)
+    mirrored = rng.random(batch) < 0.5
     contrast = 1 + recipe.contrast * rng.uniform(-1, 1, (batch, 1))
     light = 1 + recipe.brightness * rng.uniform(-1, 1, (batch, 1)) + recipe.colour * rng.uniform(-1, 1, (batch, 3))
     gain, offset = contrast * light / 255, (1 - contrast) * light / 2
-    pixels = rng.standard_normal(frames.shape, dtype=np.float32)
-    pixels *= (recipe.noise * rng.random((batch, 1, 1, 1, 1))).astype(np.float32)
-    pixels += mirrored * gain[:, None, None, None].astype(np.float32)
-    pixels += offset[:, None, None, None].astype(np.float32)
-    np.clip(pixels, 0, 1, out=pixels)
-    pixels -= np.array(IMAGENET_MEAN, dtype=np.float32)
-    pixels /= np.array(IMAGENET_STD, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3)))
+    strength = recipe.noise * rng.random((batch, 1))
+    noise = torch.Generator(device or "cpu").manual_seed(int(rng.integers(2**63)))
+
+    def each(values: NDArray[Any]) -> Tensor:
+        """A number or a colour for every clip: [B, 1 or 3] -> [B, 1, 1, 1, 1 or 3]."""
+        return torch.as_tensor(values, device=device)[:, None, None, None]
+
+    seen = torch.as_tensor(frames, device=device)
+    pixels = torch.randn(frames.shape, generator=noise, device=device).mul_(each(strength.astype(np.float32)))
+    pixels += torch.where(each(mirrored[:, None]), seen.flip(3), seen) * each(gain.astype(np.float32))
+    pixels += each(offset.astype(np.float32))
+    pixels.clamp_(0, 1).sub_(torch.tensor(IMAGENET_MEAN, device=device)).div_(torch.tensor(IMAGENET_STD, device=device))
+    return pixels.permute(0, 1, 4, 2, 3).contiguous()
 
 
 def generator(step: int, recipe: PretrainRecipe) -> np.random.Generator:
@@ -152,7 +160,8 @@ def draw(step: int, clips: Clips, rows: Rows, config: PreTrainedConfig, recipe: 
     chosen = draw_rows(rng, rows, recipe)
     windows = draw_windows(rng, recipe.batch, clips.shape[1], window_of(config).frames, recipe.early_share)
     frames = np.stack([clips[row][window] for row, window in zip(chosen, windows, strict=True)])
-    return augment(rng, frames, recipe), objective_of(recipe).draw(rng, grid_of(config), recipe.batch, recipe)
+    pixels = augment(rng, frames, recipe, train_device())
+    return pixels, objective_of(recipe).draw(rng, grid_of(config), recipe.batch, recipe)
 
 
 def part(batch: tuple[Tensor, Mask], rank: int, count: int) -> tuple[Tensor, Mask]:
@@ -164,7 +173,7 @@ def part(batch: tuple[Tensor, Mask], rank: int, count: int) -> tuple[Tensor, Mas
 
 def prefetched(make: Callable[[int], T], start: int, stop: int, ahead: int) -> Iterator[tuple[int, T]]:
     """Each step with what `make` gives for it, the next ones being made, each in a thread, while this one is used."""
-    with ThreadPoolExecutor(ahead) as pool:
+    with ThreadPoolExecutor(ahead, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         coming = deque(pool.submit(make, step) for step in range(start, min(start + ahead, stop)))
         for step in range(start, stop):
             ready = coming.popleft().result()
@@ -249,7 +258,7 @@ def health(model: Eyes, frames: Clips, recipe: PretrainRecipe) -> dict[str, floa
 def views_of(model: Eyes, frames: Clips, recipe: PretrainRecipe, count: int = 4) -> Tensor:
     """Pooled last features of several augmentations of each clip, the same ones every time: [n, count, D]."""
     rng, depth = np.random.default_rng(recipe.seed), (model.config.num_hidden_layers,)
-    views = [seen(model, augment(rng, frames, recipe).to(model.device), depth)[0].mean(1) for _ in range(count)]
+    views = [seen(model, augment(rng, frames, recipe, model.device), depth)[0].mean(1) for _ in range(count)]
     return torch.stack(views, dim=1).cpu()
 
 
