@@ -110,11 +110,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Point:
-    """An encoder along a run: its folder, the operations and seconds that made it."""
+    """An encoder along a run: its folder, the operations and seconds that made it, and the machine."""
 
     folder: Path
     flops: float
     seconds: float
+    machine: str
 
 
 @cache
@@ -199,17 +200,26 @@ TOLD_LATER = (ArithmeticError, NotTaught)
 """What a run that is made ahead of its turn may end in."""
 
 
+def kept_at(job: Job) -> tuple[int, ...]:
+    """The steps of a job whose encoders are kept: its last one at least."""
+    return job.recipe.snapshots or (job.recipe.steps,)
+
+
+def done(job: Job, folder: Path) -> bool:
+    """Whether a job has run to its end, here or on another machine."""
+    return (pretrain.snapshot(folder / job.name, kept_at(job)[-1]) / "training.json").is_file()
+
+
 def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
     """Pretrain a job, or go on with it; its encoders along the way.
 
     What the alarm said of a run is kept, and raised again without another run.
     """
     out = folder / job.name
-    recipe = replace(job.recipe, snapshots=job.recipe.snapshots or (job.recipe.steps,), log_every=job.recipe.steps)
-    last = pretrain.snapshot(out, recipe.snapshots[-1])
+    recipe = replace(job.recipe, snapshots=kept_at(job), log_every=job.recipe.steps)
     if (said := out / "stopped.txt").is_file():
         raise Unhealthy(said.read_text(encoding="utf-8"))
-    if not (last / "training.json").is_file():
+    if not done(job, folder):
         teacher = folder / job.teacher / "encoder" if job.teacher else None
         if teacher is not None and not (teacher / "training.json").is_file():
             raise NotTaught(job.name)
@@ -223,7 +233,8 @@ def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
     points = []
     for step in recipe.snapshots:
         told = json.loads((pretrain.snapshot(out, step) / "training.json").read_text(encoding="utf-8"))
-        points.append(Point(pretrain.snapshot(out, step), told["flops"] + extra[0], told["wall_seconds"] + extra[1]))
+        flops, seconds = told["flops"] + extra[0], told["wall_seconds"] + extra[1]
+        points.append(Point(pretrain.snapshot(out, step), flops, seconds, told["machine"]))
     return points
 
 
@@ -417,7 +428,7 @@ def run(
     share the work, where an accelerator or many cores have room for it. A run that the alarm stops is told under
     "stopped" and left out. Raises ValueError for worlds that are too few or lack a variable, Unhealthy where a side of
     the ratio cannot be trained. Runs of the data axis that want more clips than there are stay among what is missing,
-    until more are rendered.
+    until more are rendered or their folders brought from where there were enough.
     """
     learned, held, tested = (load_clips(one) for one in (data, val, test))
     frames = data / "frames.npy"
@@ -439,7 +450,7 @@ def run(
     work |= {
         job.name: partial(axis_rows, job, frames, runs, judged_by)
         for job in axis
-        if job.recipe.clips <= len(learned.clips)
+        if job.recipe.clips <= len(learned.clips) or done(job, runs)
     }
     jobs = {job.name: job for job in (*main, *axis)}
     for number, (name, do) in enumerate(in_turn(runs / ".claims", work, TOLD_LATER)):
@@ -521,7 +532,8 @@ def followed(job: Job, frames: Path, runs: Path, referee: Referee) -> dict[tuple
         for number, point in enumerate(points)
     ]
     flops, seconds = (np.array([getattr(point, name) for point in points]) for name in ("flops", "seconds"))
-    return {key: Curve(job.recipe.objective, flops, seconds, [one[key] for one in told]) for key in told[0]}
+    objective, machine = job.recipe.objective, points[-1].machine
+    return {key: Curve(objective, flops, seconds, machine, [one[key] for one in told]) for key in told[0]}
 
 
 def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
@@ -561,11 +573,13 @@ def curve_rows(kind: Kind, curves: Curves, answers: Mapping[str, Question]) -> l
         question = answers[variable]
         scores = resampled(runs, question, resamples_of(question), np.random.default_rng(0))
         low, high = np.percentile(scores[1:], (2.5, 97.5), axis=0)
+        spent = {one.machine: [run.seconds for run in runs if run.machine == one.machine] for one in runs}
         rows.append(
             {
                 "objective": objective, "variable": variable, "probe": probe, "metric": question.metric,
                 "runs": len(runs), "chance": question.chance, "n": len(question.scenes),
-                "flops": runs[0].flops.tolist(), "seconds": np.mean([run.seconds for run in runs], axis=0).tolist(),
+                "flops": runs[0].flops.tolist(),
+                "seconds": {machine: np.mean(each, axis=0).tolist() for machine, each in spent.items()},
                 "value": scores[0].tolist(), "low": low.tolist(), "high": high.tolist(),
             }
         )  # fmt: skip
@@ -612,7 +626,7 @@ def axis_rows(job: Job, frames: Path, runs: Path, referee: Referee) -> list[Row]
     (point,) = points_of(job, frames, runs)
     told = referee.ask(job.name, job.kind, partial(world_of, point.folder), ALONG)
     shared = {"objective": job.recipe.objective, "encoder": job.recipe.encoder, "clips": job.recipe.clips}
-    shared |= {"flops": point.flops, "seconds": point.seconds}
+    shared |= {"flops": point.flops, "seconds": point.seconds, "machine": point.machine}
     return [
         {**shared, "probe": probe, **referee.judge(job.kind, variable, values)}
         for (variable, probe), values in told.items()

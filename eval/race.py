@@ -26,11 +26,12 @@ def resamples_of(question: Question, count: int = 1000) -> Floats:
 
 @dataclass(frozen=True)
 class Curve:
-    """One run under one probe and variable: operations [P], seconds [P], and what was told at each point."""
+    """One run under one probe and variable: operations [P], seconds [P] on its machine, what was told at each point."""
 
     objective: str
     flops: Floats
     seconds: Floats
+    machine: str
     told: list[Floats]
 
     def scores(self, question: Question, weights: Floats) -> Floats:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def planted(question: Question, needs: float, seed: int) -> list[Curve]:
     flops = needs * np.array([1.0, 2.0, 4.0, 8.0])
     rises = list(enumerate((0.6, 0.7, 0.8, 0.9)))
     points = [[told(question, right, 10 * seed + 100 * run + k) for k, right in rises] for run in range(3)]
-    return [Curve("x", flops, flops, one) for one in points]
+    return [Curve("x", flops, flops, "here", one) for one in points]
 
 
 def test_a_curve_crosses_a_level_between_its_points_or_never() -> None:
@@ -226,6 +227,10 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert longer["missing"] == ["axis-vjepa-tiny-4000", "axis-videomae-tiny-4000"], "wants more clips than there are"
     assert "for want of clips: axis-vjepa-tiny-4000" in table(longer) and "want of clips" not in table(found)
     assert longer["data_axis"] == found["data_axis"] and len(asked_for) == cells + 1
+    copytree(tmp_path / "runs" / "axis-vjepa-tiny-40", tmp_path / "runs" / "axis-vjepa-tiny-4000")  # made elsewhere
+    brought = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
+    assert brought["missing"] == ["axis-videomae-tiny-4000"] and len(asked_for) == cells + 11
+    assert {row["machine"] for row in brought["data_axis"]} == set(found["videos"]["curves"][0]["seconds"])
     judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)
 
