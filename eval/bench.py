@@ -440,7 +440,7 @@ def run(
     found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
     strongest = {kind: f"{FINAL[0]} probes of {kind}" for kind in SIDES}
     missing = [*(job.name for job in (*main, *axis)), *strongest.values()]
-    found |= {"missing": missing, "stopped": {}, "data_axis": []}
+    found |= {"missing": missing, "stopped": {}, "data_axis": [], "data_growth": []}
     curves: Curves = {}
 
     def keep() -> None:
@@ -477,6 +477,9 @@ def run(
             found["stopped"][name] = str(error)
             missing.remove(name)
         keep()
+    found["data_growth"] = growth(axis, frames, runs, judged_by)
+    plot_axis(found["data_axis"], out.with_name(f"{out.stem}-data.png"))
+    keep()
     return found
 
 
@@ -621,10 +624,15 @@ def gap(question: Question, ours: Floats, theirs: Floats) -> Row:
     return asdict(figure(lambda weights: scores[0](weights) - scores[1](weights), question.scenes, 0.0))
 
 
+def axis_told(job: Job, frames: Path, runs: Path, referee: Referee) -> tuple[Point, dict[tuple[str, str], Floats]]:
+    """The end of a run of the data axis, and what probes say of it."""
+    (point,) = points_of(job, frames, runs)
+    return point, referee.ask(job.name, job.kind, partial(world_of, point.folder), ALONG)
+
+
 def axis_rows(job: Job, frames: Path, runs: Path, referee: Referee) -> list[Row]:
     """Raw points of the data axis, for a later fit."""
-    (point,) = points_of(job, frames, runs)
-    told = referee.ask(job.name, job.kind, partial(world_of, point.folder), ALONG)
+    point, told = axis_told(job, frames, runs, referee)
     shared = {"objective": job.recipe.objective, "encoder": job.recipe.encoder, "clips": job.recipe.clips}
     shared |= {"flops": point.flops, "seconds": point.seconds, "machine": point.machine}
     return [
@@ -633,8 +641,50 @@ def axis_rows(job: Job, frames: Path, runs: Path, referee: Referee) -> list[Row]
     ]
 
 
+def growth(jobs: Sequence[Job], frames: Path, runs: Path, referee: Referee) -> list[Row]:
+    """What the most clips teach beyond the fewest at equal steps: of both sides in every size, each variable by each
+    probe, the difference with its interval over scenes (one run each)."""
+    rows = []
+    for objective, encoder in dict.fromkeys((job.recipe.objective, job.recipe.encoder) for job in jobs):
+        ran = [job for job in jobs if (job.recipe.objective, job.recipe.encoder) == (objective, encoder)]
+        ran = sorted((job for job in ran if done(job, runs)), key=lambda job: job.recipe.clips)
+        if len(ran) < 2:
+            continue
+        shared = {
+            "objective": objective,
+            "encoder": encoder,
+            "fewest": ran[0].recipe.clips,
+            "most": ran[-1].recipe.clips,
+        }
+        few, many = (axis_told(job, frames, runs, referee)[1] for job in (ran[0], ran[-1]))
+        answers = referee.answers(ran[0].kind)
+        rows += [
+            {**shared, "variable": variable, "probe": probe, **gap(answers[variable], told, few[variable, probe])}
+            for (variable, probe), told in many.items()
+        ]
+    return rows
+
+
+def growth_table(rows: Sequence[Row]) -> list[str]:
+    """What more clips teach, by the 1-block probe, as lines of Markdown; none where nothing has been measured."""
+    asked = [row for row in rows if row["probe"] == ALONG[-1]]
+    if not asked:
+        return []
+    names = list(dict.fromkeys(row["variable"] for row in asked))
+    lines = ["", "What more clips teach at equal steps, 1-block probe (one run each, intervals over scenes):", ""]
+    lines += [f"| objective | encoder | clips | {' | '.join(names)} |", f"| --- | --- | --- |{' ---: |' * len(names)}"]
+    rows_of: dict[tuple[str, ...], list[Row]] = {}
+    for row in asked:
+        clips = f"{row['most']:,} for {row['fewest']:,}"
+        rows_of.setdefault((row["objective"], row["encoder"], clips), []).append(row)
+    for head, each in rows_of.items():
+        told = (f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" for row in each)
+        lines.append(f"| {' | '.join((*head, *told))} |")
+    return lines
+
+
 def table(found: Mapping[str, Any]) -> str:
-    """The verdicts and the final probes as Markdown."""
+    """The verdicts, the final probes and what more clips teach as Markdown."""
     lines = []
     for kind, (jepa, rival) in SIDES.items():
         one = found[kind]["flops_ratio"]
@@ -645,6 +695,7 @@ def table(found: Mapping[str, Any]) -> str:
         for row in found[kind]["finals"]:
             told = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
             lines.append(f"| {row['features']} | {row['variable']} | {row['metric']} | {told} |")
+    lines += growth_table(found["data_growth"])
     if found["missing"]:
         told = "render more from the same seed, and give their folder to the same command: what is done stays"
         lines += ["", f"not run, for want of clips: {', '.join(found['missing'])} ({told})"]
@@ -667,4 +718,30 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
                 axes.set(title=variable, xlabel="operations", ylabel=row["metric"], xscale="log")
         if axes.lines:
             axes.legend(fontsize=6)
+    picture.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def plot_axis(rows: Sequence[Row], path: Path) -> None:
+    """Scores of the 1-block probe against unique clips at equal steps, a panel for every variable, a line for every
+    objective and size of encoder, intervals over scenes as bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    asked = [row for row in rows if row["probe"] == ALONG[-1]]
+    names = list(dict.fromkeys(row["variable"] for row in asked))
+    if not names:
+        return
+    picture = Picture(figsize=(3.0 * len(names), 3.2), layout="constrained")
+    FigureCanvasAgg(picture)
+    for axes, name in zip(picture.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        lines: dict[tuple[str, str], list[Row]] = {}
+        for row in sorted((row for row in asked if row["variable"] == name), key=lambda row: row["clips"]):
+            lines.setdefault((row["objective"], row["encoder"]), []).append(row)
+        for number, ((objective, encoder), line) in enumerate(lines.items()):
+            value, low, high = (np.array([row[end] for row in line]) for end in ("value", "low", "high"))
+            clips = [row["clips"] * 1.04 ** (number - len(lines) / 2) for row in line]  # bars beside each other
+            style = {"ls": "-" if objective == SIDES["videos"][0] else "--", "marker": ".", "lw": 1, "elinewidth": 0.5}
+            axes.errorbar(clips, value, (value - low, high - value), label=f"{objective}, {encoder}", **style)
+        axes.set(title=name, xlabel="unique clips", ylabel=line[0]["metric"], xscale="log")
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=6)
     picture.savefig(path, dpi=120, metadata={"Software": None})

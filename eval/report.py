@@ -294,8 +294,9 @@ def layers_section(found: Results) -> str:
 
 
 def bench_section(found: Results) -> str:
-    """How much more compute a pixel rival needs than JEPA, as far as it is known, and whether that is all."""
-    from .bench import SIDES
+    """How much more compute a pixel rival needs than JEPA, as far as it is known, whether that is all, and what more
+    clips teach."""
+    from .bench import SIDES, growth_table
 
     rows = []
     for kind, (jepa, rival) in SIDES.items():
@@ -310,7 +311,8 @@ def bench_section(found: Results) -> str:
     missing = "A part of it: `missing` in the file names what is left. " if found["missing"] else ""
     table = _table(["compute to reach the same score", "runs", "ratio", "in words"], rows)
     ends = "95% bootstrap intervals over scenes and runs; – where an end is out of reach: one side does not get there"
-    return f"{table}\n\n{missing}{_made(found)}. In brackets: {ends}."
+    made = f"{missing}{_made(found)}. In brackets: {ends}."
+    return "\n\n".join(filter(None, [table, "\n".join(growth_table(found.get("data_growth", []))).strip(), made]))
 
 
 def rivals_section(found: Results) -> str:

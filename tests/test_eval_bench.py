@@ -230,6 +230,8 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     copytree(tmp_path / "runs" / "axis-vjepa-tiny-40", tmp_path / "runs" / "axis-vjepa-tiny-4000")  # made elsewhere
     brought = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     assert brought["missing"] == ["axis-videomae-tiny-4000"] and len(asked_for) == cells + 11
+    grown = {(row["objective"], row["most"]) for row in brought["data_growth"]}
+    assert grown == {("vjepa", 4000), ("videomae", 40)} and "| vjepa | tiny | 4,000 for 20 |" in table(brought)
     assert {row["machine"] for row in brought["data_axis"]} == set(found["videos"]["curves"][0]["seconds"])
     judge_gauges(tmp_path, worlds)
     assert len(found["data_axis"]) == 2 * 2 * len(bench.VARIABLES["videos"]) * 2 and "| vjepa | falls |" in table(found)
