@@ -74,12 +74,14 @@ def run(
 
     runs: folders of benchmarks, or of pretraining runs with probes in their metrics. test, val: the worlds of the
     benchmarks; without val their tuning runs are left out. Gauges of a snapshot are kept in `out` with the ending
-    .cells.jsonl, and not made again. Raises ValueError where there is nothing to compare, or worlds do not fit.
+    .cells.jsonl, and not made again. Snapshots whose weights are gone are named under "left_out". Raises ValueError
+    where there is nothing to compare, or worlds do not fit.
     """
     benches = [one for one in runs if (one / "cells.jsonl").is_file()]
     if benches and test is None:
         raise ValueError(f"{benches[0]} holds what probes said of test worlds: pass --test, the ones it was given")
     points = [point for one in runs if one not in benches for point in logged(one)]
+    left_out = [str(at) for one in benches for at in sorted(one.glob("*/snapshots/step-*")) if not has_weights(at)]
     if test is not None:
         split = {name: load_clips(at) for name, at in (("test", test), ("val", val)) if at is not None}
         frames = split["test"].frames[np.linspace(0, len(split["test"].clips) - 1, CLIPS).astype(int)]
@@ -98,6 +100,7 @@ def run(
             "`foretell bench`, or runs pretrained with probe labels whose probe_every is a multiple of log_every"
         )
     found = {**provenance(command), "rows": rows_of(points), "points": [asdict(point) for point in points]}
+    found |= {"left_out": left_out}
     write(out, json.dumps(rounded(found), indent=1) + "\n")
     plot(points, out.with_suffix(".png"))
     return found
@@ -122,6 +125,11 @@ def said_in(folder: Path) -> Told:
     }
 
 
+def has_weights(snapshot: Path) -> bool:
+    """Whether an encoder is there, not only the record of how it came to be."""
+    return (snapshot / "config.json").is_file()
+
+
 def followed(folder: Path, said: Told, answers: Mapping[str, Answers], frames: Clips, cells: Cells) -> list[Point]:
     """The points of one run of a benchmark: its snapshots that probes were asked about, on test worlds if they were."""
     losses = {row["step"]: row["loss"] for row in readable(folder / "metrics.jsonl")}
@@ -133,7 +141,7 @@ def followed(folder: Path, said: Told, answers: Mapping[str, Answers], frames: C
             takers |= {folder.name: "test", f"{folder.name} (validation)": "val"}
         step = int(at.name.removeprefix("step-"))
         told = (scored(said, one, kind_of(recipe.objective), answers.get(worlds)) for one, worlds in takers.items())
-        if scores := next(filter(None, told), None):
+        if has_weights(at) and (scores := next(filter(None, told), None)):
             gauges = compared(measured(at, recipe, frames, cells) | {"loss": losses.get(step, np.nan)})
             points += [Point(str(folder), step, recipe.objective, *one, gauges) for one in scores.items()]
     return points
@@ -250,7 +258,13 @@ def table(found: Mapping[str, Any]) -> str:
         "Rank correlation of each gauge, turned so that more should be better, with the probe, its interval over runs. "
         f"trust: all above {TRUSTED:g}; tracks: above 0; misleads: below 0. Fewer than {FEWEST} runs have no interval."
     )
-    return "\n\n".join([*parts, legend])
+    bare = found["left_out"]
+    gone = (
+        [f"Left out, their weights are gone: {', '.join(bare)}. Pretrain these runs again to have them."]
+        if bare
+        else []
+    )
+    return "\n\n".join([*parts, legend, *gone])
 
 
 def _cell(row: Row | None) -> str:

@@ -165,6 +165,11 @@ def judge_gauges(folder: Path, worlds: Path) -> None:
     pooled = [row for row in found["rows"] if row["objective"] == gauges.ALL]
     assert {row["probe"] for row in pooled} == {f"{probe} ({kind})" for probe in bench.ALONG for kind in bench.SIDES}
     assert all(row["low"] <= row["value"] <= row["high"] for row in pooled if row["runs"] >= gauges.FEWEST)
+    (gone,) = (folder / "runs" / "axis-vjepa-tiny-20" / "snapshots").iterdir()
+    (gone / "config.json").unlink()
+    fewer = gauges.run(folders, out, test=worlds / "test", val=worlds / "val")
+    assert fewer["left_out"] == [str(gone)] and str(gone) in gauges.table(fewer) and not found["left_out"]
+    assert {Path(point["run"]).name for point in fewer["points"]} == runs - {"axis-vjepa-tiny-20"}
     with pytest.raises(ValueError, match="other clips than probes were asked about"):
         gauges.run(folders, out, test=worlds / "train")
     with pytest.raises(ValueError, match="pass --test"):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import VJEPA2Model
 
-from foretell.perception.encoder import VJEPA2World, normalise, tiny_config
+from foretell.perception.encoder import IMAGENET_STD, VJEPA2World, normalise, tiny_config
 from foretell.perception.predictor import imagine, target_levels
 from foretell.train import checkpoint, learner
 from foretell.train.learner import build, learn, learning_rate, momentum
@@ -125,6 +125,19 @@ def test_without_jitter_augmenting_only_mirrors_and_normalises() -> None:
     assert all(a != b for a, b in zip(mirrored, same, strict=True))
     assert any(mirrored)
     assert any(same)
+
+
+def test_noise_is_another_for_every_pixel_as_strong_as_its_clip_draws_and_the_same_from_the_same_seed() -> None:
+    recipe = replace(tiny(), brightness=0, contrast=0, colour=0, noise=0.1)
+    frames = np.full((8, 4, 16, 16, 3), 128, dtype=np.uint8)
+    noisy, again, clean = (
+        augment(np.random.default_rng(0), frames, replace(recipe, noise=noise)) for noise in (0.1, 0.1, 0.0)
+    )
+    assert torch.equal(noisy, again)
+    noise = ((noisy - clean) * torch.tensor(IMAGENET_STD)[:, None, None]).flatten(1)  # of pixels in 0..1
+    strengths = noise.std(1)
+    assert noise.unique().numel() > 0.9 * noise.numel() and noise.mean().abs() < 0.002
+    assert strengths.min() > 0 and strengths.max() < 0.11 and strengths.unique().numel() == 8
 
 
 def test_jitter_is_one_draw_a_clip_and_stays_in_range() -> None:
