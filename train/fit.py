@@ -31,7 +31,7 @@ from ..reasoner.answer import Foretell, answer_text
 from ..reasoner.llm import load_llm, load_tokenizer
 from ..reasoner.model import ForetellConfig, ForetellForConditionalGeneration, add_lora, load, save_parts
 from ..reasoner.processing import ForetellProcessor, Pack, collate, id_of, join, level, pack, video_token
-from . import checkpoint
+from . import checkpoint, stitch
 from .checks import calibrate, check_answers, check_shapes, check_words
 from .data import Row, Split, live_encoder
 from .facts import MISSING, SLOTS, VERDICTS, WORDS, FactHeads, fact_counts, slot_words, turned, word_loss
@@ -600,8 +600,12 @@ def assemble(
     return Trainee(model, FactHeads(recipe.width, recipe.heads))
 
 
-def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[str]:
+def start_from(
+    model: ForetellForConditionalGeneration, folder: Path, bridge: dict[str, Tensor] | None = None
+) -> list[str]:
     """Take over what fits of an earlier model's bridge and LoRA; returns what stays fresh: parts of the bridge, "lora".
+
+    bridge: its weights as they are stitched to another encoder (None: as the folder has them).
 
     A model's lora folder alone gives the LoRA: how to read slots does not depend on the encoder, so a bridge of another
     encoder can begin afresh under a language model that reads.
@@ -616,7 +620,7 @@ def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[st
         raise ValueError(f"{folder} holds no bridge.safetensors: name a model folder, such as OUT/model of a training")
     mine = model.bridge.state_dict()
     mine.pop("slots.words", None)
-    kept = {} if alone else _fitting(mine, path)
+    kept = {} if alone else _fitting(mine, bridge or load_file(path), path)
     model.bridge.load_state_dict(kept, strict=False)
     known, saved = model.language_model.state_dict(), load_file(lora) if lora.is_file() else {}
     updates = {f"{name.removesuffix('.weight')}.default.weight": t for name, t in saved.items()}
@@ -628,12 +632,12 @@ def start_from(model: ForetellForConditionalGeneration, folder: Path) -> list[st
     return fresh + ([] if fits else ["lora"])
 
 
-def _fitting(mine: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    kept = {name: t for name, t in load_file(path).items() if name in mine and mine[name].shape == t.shape}
+def _fitting(mine: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    kept = {name: t for name, t in saved.items() if name in mine and mine[name].shape == t.shape}
     if "seen.project.weight" not in kept:
         raise ValueError(
-            f"{path} reads features of another encoder or is of another width: start without --init, or name the "
-            "model's lora folder to take that alone"
+            f"{path} is a bridge of another width, or of an encoder that is not beside it: start without --init, or "
+            "name the model's lora folder to take that alone"
         )
     return kept
 
@@ -666,8 +670,9 @@ def run(
 
     data: a worlds folder, a set of paired data (pairs.py), or several of them with weights; val: one more to validate
     on. encoder: `VJEPA2Model` folder or hub id; features: folder of the cache (default out/features); init: model
-    folder whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); what does not
-    fit is told on stderr. max_bad: the share of a set's samples that may be set aside, into out/quarantine.jsonl.
+    folder whose bridge and LoRA to go on from, where they fit (or its lora folder, to take that alone); a bridge that
+    has read another encoder is stitched to this one (stitch.py); what does not fit is told on stderr. max_bad: the
+    share of a set's samples that may be set aside, into out/quarantine.jsonl.
     Resumes by itself. Under `accelerate launch` the ranks share each batch, to the losses of one process but for
     rounding; sharded: they share the weights, too. A run may go on with other ranks than it began. track: one of
     monitor.TRACKERS. Raises ValueError for data or a folder that does not fit or a tracker that is missing,
@@ -685,8 +690,15 @@ def run(
     trainee, processor = build(recipe, world, llm)
     seen, imagined = statistics(train.cache, [key for one in sets for key in one.shown(-(-STATISTICS // len(sets)))])
     trainee.model.bridge.standardise(seen, imagined if recipe.imagined_tokens else None)
-    if init is not None and (fresh := start_from(trainee.model, init)):
-        print(f"not in {init}, or of another shape there, so starting afresh: {', '.join(fresh)}", file=sys.stderr)
+    before = history(Path(encoder), init)
+    if init is not None:
+        seam = stitch.behind(world, init, trainee.model.bridge, [one.path for one in sources], folder)
+        if seam is not None:
+            before.setdefault("init", {})["explained"] = round(seam.explained, 3)
+            print(f"the bridge of {init} has read another encoder: {seam.explained:.0%} of the variance that it read "
+                  "there is told from this one's features", file=sys.stderr)  # fmt: skip
+        if fresh := start_from(trainee.model, init, None if seam is None else seam.weights):
+            print(f"not in {init}, or of another shape there, so starting afresh: {', '.join(fresh)}", file=sys.stderr)
     if sharded or accelerator.is_fsdp2:
         shard(trainee, trainee.model.language_model, trainee.model.encoder, accelerator, train_dtype())
     else:
@@ -700,7 +712,7 @@ def run(
         if isinstance(trainee, FSDPModule):
             job.trainee, _ = build(recipe, world, llm)
             load_weights(job.trainee, "tune", weights)
-        report(job, {**history(Path(encoder), init), "set_aside": quarantine.count})
+        report(job, {**before, "set_aside": quarantine.count})
     accelerator.wait_for_everyone()
     return out / "model"
 
