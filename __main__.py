@@ -400,7 +400,8 @@ def exam(
         list[str] | None, typer.Option(metavar="NAME=DIR", help="Another model to put beside it; repeatable.")
     ] = None,
     altered: Annotated[
-        bool, typer.Option(help="Also show the model shuffled frames, the first frame only, and other colours.")
+        bool,
+        typer.Option(help="Also show the model shuffled frames, the first one only, other colours, and patches alone."),
     ] = True,
     limit: Annotated[int | None, typer.Option(help="About so many questions; left out: all of them.")] = None,
     per_clip: Annotated[int | None, typer.Option(help="At most so many questions a clip, its outcome first.")] = None,

@@ -178,12 +178,14 @@ class Watcher(Protocol):
 class MeanFeatures:
     """A model that is shown the average training clip whatever the clip: what its language side knows by itself.
 
-    world [1, N, C] and imagined [1, M, D] are means over training clips, token by token.
+    world [1, N, C] and imagined [1, M, D] are means over training clips, token by token; own: so many channels, the
+    first ones, stay the clip's.
     """
 
     model: Watcher
     world: "Tensor"
     imagined: "Tensor | None"
+    own: int = 0
     frames: int = field(init=False)
     rate: float = field(init=False)
 
@@ -206,7 +208,12 @@ class MeanFeatures:
         return cls(model, world / looks, None if imagined is None else imagined / looks)
 
     def answer_many(self, clip: Clip, questions: "Sequence[Question]") -> "list[Answer]":
-        """The same answer for every clip, so each question is put to the model once."""
+        """The same answer for every clip that keeps nothing of its own, so each question is put to the model once."""
+        if self.own:
+            from torch import cat
+
+            world = cat([self.model.watch(clip)[0][..., : self.own], self.world[..., self.own :]], dim=-1)
+            return self.model.answer_features(world, self.imagined, [questions])[0]
         keys = [(text, None if options is None else tuple(options)) for text, options in questions]
         fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
         if fresh:

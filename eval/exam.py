@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..perception.video import Clip, frame_grid
+from ..reasoner.model import companion
 from ..train.data import Packed, load_clips, questions_by_clip
 from .controls import ALTERED, Blind, MeanFeatures, Probabilities, Row
 from .page import page
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 Group = list[Row]  # questions about the same frames of the same video
 Answers = Callable[[Group], list[Row]]  # one {"probabilities", "abstained"} a question; "answer": what it wrote
-MODEL, OWN_WORDS = "foretell", "own words"
+MODEL, OWN_WORDS, PATCHES = "foretell", "own words", "patches alone"
 CURVE_POINTS = 50
 GUESSERS = 1000  # behind the noise floor
 MEAN_CLIPS = 512  # training clips behind the mean features: their mean moves by 1/20 of a standard deviation at most
@@ -472,6 +473,14 @@ def _mean_features(model: "Foretell", train: Packed) -> MeanFeatures:
     return MeanFeatures.of(model, (look_of(model, train, row) for row in looks))
 
 
+def patch_channels(source: str | Path) -> int:
+    """How many of a feature's first channels are the patch embedding's; 0 where it is not read, or nothing else is."""
+    path = companion(source, "config.json")
+    config = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    taps = config.get("taps") or []
+    return int(config["vision_config"]["hidden_size"]) if len(taps) > 1 and taps[0] == 0 else 0
+
+
 def look_of(model: Model, packed: Packed, row: Row) -> Clip:
     return clip_of(packed, row["video"], row.get("until"), rate=model.rate, count=model.frames)
 
@@ -497,6 +506,13 @@ def _takers(
             lambda: watching(_mean_features(load_model(source), train), packed),
             means="the model, not trained again, its world features replaced by their training mean",
         )  # fmt: skip
+        if own := patch_channels(source) if altered else 0:
+            yield Taker(
+                PATCHES, mark(source, data, learned, PATCHES),
+                lambda: watching(replace(_mean_features(load_model(source), train), own=own), packed),
+                means="the model, not trained again, given its encoder's patch embedding, and of all layers above it "
+                "their training mean",
+            )  # fmt: skip
     for name, alter in ALTERED.items() if altered else ():
         yield Taker(
             name, mark(source, data, name), partial(watching_model, source, packed, alter),
@@ -557,9 +573,10 @@ def run(
     page to look at beside it (.html).
 
     train_data: the training split, for the blind and mean-features controls (None leaves them out). controls: name
-    -> folder of another model. altered: whether the model is also shown the clips of ALTERED. limit: about so many
-    questions, whole clips at random; per_clip: at most so many questions of a clip, its outcome first. samples: the
-    per-sample file (None: beside `out`); an interrupted exam goes on from it. workers: processes that answer.
+    -> folder of another model. altered: whether the model is also shown the clips of ALTERED, and given its encoder's
+    patches alone. limit: about so many questions, whole clips at random; per_clip: at most so many questions of a clip,
+    its outcome first. samples: the per-sample file (None: beside `out`); an interrupted exam goes on from it. workers:
+    processes that answer.
     readouts: what else is read out of the model, by its name in the results (readouts.py).
     Raises ValueError where no question has options and an answer.
     """

@@ -4,6 +4,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,34 @@ def test_mean_features_shows_the_average_and_asks_each_question_once() -> None:
     asked = [("Will it fall?", ["yes", "no"]), ("Will it not fall?", ["yes", "no"])]
     assert control.answer_many(clip_at(0), asked) == control.answer_many(clip_at(240), asked)
     assert model.asked == ["Will it fall?", "Will it not fall?"]
+
+
+def test_patches_alone_keep_the_first_channels_and_no_others() -> None:
+    shown: list[Tensor] = []
+
+    class Channels(Seer):
+        """Sees a channel for every row of its frames."""
+
+        def watch(self, clip: Clip) -> tuple[Tensor, None]:
+            return torch.from_numpy(clip.frames[:1, None, :, 0, 0].astype(np.float32)), None
+
+        def answer_features(self, features: Tensor, *given: Any) -> list[list[Answer]]:
+            shown.append(features)
+            return [[]]
+
+    control = replace(MeanFeatures.of(Channels(), [clip_at(0), clip_at(240)]), own=3)
+    for light in (200, 10):
+        control.answer_many(clip_at(light), [("Will it fall?", ["yes", "no"])])
+    assert [one.flatten().tolist() for one in shown] == [[200.0] * 3 + [120.0] * 5, [10.0] * 3 + [120.0] * 5]
+
+
+@pytest.mark.parametrize(("taps", "channels"), [([0, 3, 6], 192), ([2, 4], 0), ([0], 0), (None, 0)])
+def test_patches_are_told_apart_only_where_they_are_read_beside_other_layers(
+    tmp_path: Path, taps: list[int] | None, channels: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"taps": taps, "vision_config": {"hidden_size": 192}}))
+    assert exam.patch_channels(tmp_path) == channels
+    assert exam.patch_channels(tmp_path.parent) == 0, "no config, nothing known"
 
 
 # --- clips shown otherwise
