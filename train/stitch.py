@@ -23,7 +23,7 @@ from .pairs import is_worlds, read_samples, readable
 
 Rows = tuple[Tensor, Tensor]
 """Features [n, N, C] of what was seen, and of what is expected next [n, M, E]."""
-TOKENS, FEWEST = 100_000, 16
+TOKENS, FEWEST = 60_000, 16
 """A seam is fitted to the clips that make so many tokens, and to so many clips at least."""
 PENALTY = 1e-4
 """Of ridge regression, beside the mean square of the standardised features."""
@@ -47,7 +47,7 @@ class Seam:
 
         cut = len(new) * 7 // 8
         (given, unseen), (wanted, truth) = (
-            (part[:cut].flatten(0, 1).numpy(), part[cut:].flatten(0, 1).numpy()) for part in (new, old)
+            (part[:cut].flatten(0, 1).double().numpy(), part[cut:].flatten(0, 1).numpy()) for part in (new, old)
         )
         fit = Ridge(alpha=PENALTY * len(given), solver="cholesky").fit(given, wanted)
         missed = ((fit.predict(unseen) - truth) ** 2).sum() / ((truth - truth.mean(0)) ** 2).sum()
