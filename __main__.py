@@ -301,7 +301,11 @@ def train(
     features: Annotated[Path | None, typer.Option(metavar="DIR", help="Feature cache; left out: OUT/features.")] = None,
     init: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Go on from this model's bridge and LoRA, or from a lora folder alone."),
+        typer.Option(
+            metavar="DIR",
+            help="Go on from this model's bridge (stitched, if --encoder is another) and LoRA, or from a lora folder "
+            "alone.",
+        ),
     ] = None,
     settings: Set = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of a set that may be set aside.")] = 0.05,
