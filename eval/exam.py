@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..perception.video import Clip, frame_grid
-from ..reasoner.model import companion
 from ..train.data import Packed, load_clips, questions_by_clip
 from .controls import ALTERED, Blind, MeanFeatures, Probabilities, Row
 from .page import page
@@ -475,6 +474,8 @@ def _mean_features(model: "Foretell", train: Packed) -> MeanFeatures:
 
 def patch_channels(source: str | Path) -> int:
     """How many of a feature's first channels are the patch embedding's; 0 where it is not read, or nothing else is."""
+    from ..reasoner.model import companion
+
     path = companion(source, "config.json")
     config = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
     taps = config.get("taps") or []

@@ -125,3 +125,12 @@ def test_pairs_are_shown_to_both_encoders(lab: Path, tmp_path: Path) -> None:
     assert len(seen) == len(imagined) == 4, "two of each set"
     cache, keys = cache_features(load_clips(data), world, tmp_path / "features")
     torch.testing.assert_close(seen[2:], cache.rows(keys[:2])[0].float())
+
+
+def test_too_few_clips_are_refused(lab: Path, model: Path, tmp_path: Path) -> None:
+    clips = load_clips(lab / "data").clips[:3]
+    rows = [{"video": str(lab / "data" / clip["video"]), "question": "?", "answer": "yes"} for clip in clips]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    world = VJEPA2World.from_pretrained(lab / "encoder", taps=MORE)
+    with pytest.raises(ValueError, match=r"3 clips can be shown .* wants 16"):
+        stitch.behind(world, model, fresh(lab, world).model.bridge, [tmp_path / "few.jsonl"], lab / "features")

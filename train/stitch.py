@@ -88,6 +88,11 @@ def behind(
         )
     count = max(FEWEST, TOKENS // world.tokens_per_clip // len(data))
     new, old = (watched(data, encoder, features, count) for encoder in (world, theirs))
+    if len(new[0]) < FEWEST:
+        raise ValueError(
+            f"{len(new[0])} clips can be shown to both encoders, and {model}'s bridge wants {FEWEST} to be stitched to "
+            "this one: give more data, or name the model's lora folder to take that alone"
+        )
     return stitched(load_file(model / "bridge.safetensors"), bridge, new, old)
 
 
