@@ -708,16 +708,20 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure as Picture
 
     panels = [(kind, variable) for kind in SIDES for variable in VARIABLES[kind]]
+    drawn = [row["objective"] for kind in SIDES if kind in found for row in found[kind]["curves"]]
+    colours = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(drawn))}
+    lines: dict[str, Any] = {}
     picture = Picture(figsize=(3.4 * 4, 3.0 * 2), layout="constrained")
     FigureCanvasAgg(picture)
     for axes, (kind, variable) in zip(picture.subplots(2, 4).flat, panels, strict=True):
         for row in found[kind]["curves"] if kind in found else ():
             if row["variable"] == variable and row["probe"] == "attentive1":
-                axes.plot(row["flops"], row["value"], marker=".", lw=1, label=row["objective"])
-                axes.fill_between(row["flops"], row["low"], row["high"], alpha=0.15, lw=0)
+                name, colour = row["objective"], colours[row["objective"]]
+                (lines[name],) = axes.plot(row["flops"], row["value"], marker=".", lw=1, color=colour)
+                axes.fill_between(row["flops"], row["low"], row["high"], alpha=0.15, lw=0, color=colour)
                 axes.set(title=variable, xlabel="operations", ylabel=row["metric"], xscale="log")
-        if axes.lines:
-            axes.legend(fontsize=6)
+                axes.tick_params(axis="x", which="minor", labelbottom=False)
+    picture.legend(lines.values(), lines.keys(), loc="outside lower center", fontsize=7, ncols=9)
     picture.savefig(path, dpi=120, metadata={"Software": None})
 
 

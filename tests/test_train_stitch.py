@@ -53,7 +53,9 @@ def test_a_stitched_bridge_reads_what_it_read_before(lab: Path, model: Path) -> 
     assert before.config.magnify and before.config.imagined_tokens, "there is an intake that nothing tests"
     seam = stitch.behind(world, model, trainee.model.bridge, [lab / "data"], lab / "features")
     assert seam is not None and seam.explained > 0.99
-    new, old = (stitch.watched([lab / "data"], one, lab / "features", 24) for one in (world, stitch.encoder_of(model)))
+    new, old = (
+        stitch.watched([lab / "data"], one, lab / "features", 24) for one in (world, stitch.encoder_beside(model))
+    )
     wanted, apart = read(before, old), read(trainee.model.bridge, new)
     assert fit.start_from(trainee.model, model, seam.weights) == []
     told = read(trainee.model.bridge, new)
@@ -66,7 +68,7 @@ def test_a_magnifier_opens_the_same_patches(lab: Path, model: Path) -> None:
     seam = stitch.behind(world, model, bridge, [lab / "data"], lab / "features")
     assert seam is not None
     (new, _), (old, _) = (
-        stitch.watched([lab / "data"], one, lab / "features", 24) for one in (world, stitch.encoder_of(model))
+        stitch.watched([lab / "data"], one, lab / "features", 24) for one in (world, stitch.encoder_beside(model))
     )
     width = before.config.magnify_channels
     weight, bias = (seam.weights[f"magnifier.open.{part}"] for part in ("weight", "bias"))

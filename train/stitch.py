@@ -74,11 +74,11 @@ def behind(
 
     bridge: a fresh one, which knows how this encoder's features are standardised; data: worlds or sets of pairs, of
     which the first clips are shown to both; features: folder of the cache. Raises ValueError for encoders that cut
-    videos into other grids.
+    videos into other grids, and for fewer than FEWEST clips.
     """
     if not (model / "encoder").is_dir() or not (model / "bridge.safetensors").is_file():
         return None
-    theirs = encoder_of(model)
+    theirs = encoder_beside(model)
     if same(theirs, world):
         return None
     if theirs.grid != world.grid:
@@ -96,7 +96,7 @@ def behind(
     return stitched(load_file(model / "bridge.safetensors"), bridge, new, old)
 
 
-def encoder_of(model: Path) -> VJEPA2World:
+def encoder_beside(model: Path) -> VJEPA2World:
     """A model folder's encoder, as its bridge is shown it."""
     config = ForetellConfig.from_pretrained(model)
     return VJEPA2World.from_pretrained(
