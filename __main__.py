@@ -455,11 +455,25 @@ def probe(
     out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it each one as it comes, and curves.")],
     model: Encoder = None,
     probes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Left out: ridge, knn, attentive1, attentive4; and finetune.")
+        str | None,
+        typer.Option(metavar="A,B,...", help="Left out: ridge, knn, attentive1, attentive4; and attentive2, finetune."),
     ] = None,
     layers: Annotated[str | None, typer.Option(metavar="N,M,...", help="Left out: its taps; 0: patches.")] = None,
     variables: Annotated[str | None, typer.Option(metavar="A,B,...", help="Left out: all there is.")] = None,
     labels: Annotated[int | None, typer.Option(min=10, help="At most so many labelled clips a variable.")] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Attentive probes learn from so many more views of a clip: moved, mirrored, lit anew."
+        ),
+    ] = 0,
+    tubelets: Annotated[
+        int | None, typer.Option(min=1, help="Features of the last so many alone; left out: of all.")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attentive probes train so long, at falling rates; left out: until none wins."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask an encoder's frozen features, a random-init encoder's and raw pixels for outcomes and physical variables."""
@@ -471,7 +485,8 @@ def probe(
     numbers = [_parsed(text, int, "--layers") for text in _listed(layers) or ()]
     found = room.run(
         model or NANO / "encoder", data, train, out, probes=_listed(probes) or room.PROBES, layers=numbers,
-        variables=_listed(variables), labels=labels, command=shlex.join(["foretell", *context.obj]),
+        variables=_listed(variables), labels=labels, views=views, tubelets=tubelets,
+        how=room.Training(most=steps, patience=0) if steps else None, command=shlex.join(["foretell", *context.obj]),
         track=lambda cells, total: iter(track(cells, "probes", total=total, console=Console(stderr=True))),
     )  # fmt: skip
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)

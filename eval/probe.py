@@ -28,8 +28,11 @@ from ..bridge.cache import claimed
 from ..bridge.projector import Intake, Reader, block
 from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped
 from ..train.data import Packed, load_clips
+from ..train.facts import Targets
 from ..train.learner import train_device, train_dtype
+from ..train.moves import Moves
 from ..train.objectives import pixels_of
+from ..train.pairs import progress
 from ..train.worlds.scene import COLOURS, SHAPES
 from ..train.worlds.sight import SHAPED, count_seen, in_sight
 from .record import digest, line, mark, provenance, readable, rounded, write
@@ -44,12 +47,16 @@ Cell = tuple[str, str, str]  # taker, variable, probe
 PROBES = ("ridge", "knn", "attentive1", "attentive4")
 FINETUNE = "finetune"
 """The encoder itself learns, under an attentive probe of one block: minutes to an hour a variable, so only if asked."""
+ASKED_FOR = ("attentive2", FINETUNE)
+"""Probes that are asked only if they are named."""
 FINE_RATES = (1e-4, 5e-4)
 """Learning rates of the encoder when it learns too; its head's is ten times 1e-4."""
 RATES = ((3e-4, 0.01), (1e-3, 0.01), (1e-3, 0.1), (3e-3, 0.05))
 """Learning rate and weight decay of the attentive heads that are trained side by side; validation picks one, as
 V-JEPA 2 does (Assran et al. 2025, arXiv 2506.09985, section 5)."""
 NEIGHBOURS = (5, 20, 50)
+PLACES = ("x", "y")
+"""Variables that move with the picture."""
 KINDS = {"shape": tuple(SHAPES), "colour": tuple(COLOURS)}
 """Variables that are one of several kinds; a value is the place of a kind in its row."""
 
@@ -150,19 +157,36 @@ def _kinds(name: str, values: Floats) -> int:
 
 
 @torch.no_grad()
-def watch(packed: Packed, see: See, world: World) -> Features:
-    """Features of every clip, shown up to its `until`: see maps uint8 [B, T, S, S, 3] to [B, N, C]."""
+def watch(packed: Packed, see: See, world: World, moves: Moves | None = None) -> Features:
+    """Features of every clip, shown up to its `until`; see: uint8 [B, T, S, S, 3] -> [B, N, C]; moves: what is done to
+    each clip before (None: nothing)."""
     parts = []
     for start in range(0, len(packed.clips), 64):
-        frames = frames_of(packed, world, range(start, min(start + 64, len(packed.clips))))
-        parts.append(see(torch.from_numpy(frames)).half().cpu().numpy())
+        frames = torch.from_numpy(frames_of(packed, world, range(start, min(start + 64, len(packed.clips)))))
+        frames = moves.part(slice(start, start + 64)).frames(frames) if moves else frames
+        parts.append(see(frames).half().cpu().numpy())
     return np.concatenate(parts)
+
+
+def views_of(packed: Packed, see: See, world: World, count: int) -> list[Features]:
+    """Features of so many other views of every clip: moved, mirrored and lit anew, its objects kept in the picture.
+
+    They are the same for whatever sees them.
+    """
+    rng, places = np.random.default_rng(0), Targets.of(packed.clips).places
+    each = progress(range(count), count, "views")
+    return [watch(packed, see, world, Moves.keeping(rng, places)) for _ in each]
 
 
 def layer_of(world: VJEPA2World, layer: int) -> See:
     """The encoder's tokens after one layer (0: its patch embedding)."""
     place = world.model.device, world.model.dtype
     return lambda frames: tapped(world.model, normalise(frames).to(*place), (layer,))[0]
+
+
+def latest(see: See, grid: Grid, tubelets: int) -> See:
+    """The tokens of the last so many tubelets alone."""
+    return lambda frames: see(frames)[:, -tubelets * grid[1] * grid[2] :]
 
 
 def raw_pixels(world: VJEPA2World) -> See:
@@ -309,7 +333,8 @@ class AttentiveProbe(nn.Module):
 @dataclass(frozen=True)
 class Training:
     """How attentive probes train: a head at each of `rates` (learning rate, weight decay), all on the same batches,
-    until none has won for `patience` looks at validation, or `most` steps."""
+    until none has won for `patience` looks at validation, or `most` steps. patience 0: all steps, at rates that fall to
+    nothing as a cosine."""
 
     batch: int = 64
     warmup: int = 50
@@ -329,7 +354,7 @@ class Heads:
     ) -> None:
         self.heads, self.optimizers = [nn.Module.to(head, train_device()) for head in heads], optimizers
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        self.kinds, self.warmup = question.kinds, how.warmup
+        self.kinds, self.how = question.kinds, how
         self.mean, self.scale = 0.0, 1.0
         if not self.kinds:
             self.mean, self.scale = float(question.values.mean()), float(question.values.std()) + 1e-6
@@ -342,11 +367,16 @@ class Heads:
         loss = nn.functional.cross_entropy if self.kinds else nn.functional.mse_loss
         for head, optimizer, rates in zip(self.heads, self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * min(1.0, step / self.warmup)
+                group["lr"] = rate * self._pace(step)
             optimizer.zero_grad()
             loss(head(tokens), wanted).backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
+
+    def _pace(self, step: int) -> float:
+        """The share of its rate at which a head learns."""
+        falling = 1.0 if self.how.patience else (1 + math.cos(math.pi * (step - 1) / self.how.most)) / 2
+        return min(1.0, step / self.how.warmup) * falling
 
     def tell(self, number: int, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
         """What one head says of some clips, in the variable's own units: [n, kinds or 1]."""
@@ -364,7 +394,7 @@ def standardised(head: AttentiveProbe, sample: Tensor) -> AttentiveProbe:
 
 def attentive(
     train: Features, test: Features, known: Question, held: Question, asked: Question, grid: Grid, blocks: int,
-    how: Training,
+    how: Training, views: Sequence[Features] = (),
 ) -> Told:  # fmt: skip
     """What the head says that validation likes best, at the step where it likes it best."""
     torch.manual_seed(how.seed)
@@ -377,7 +407,7 @@ def attentive(
         torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay, fused=True)
         for head, (rate, decay) in zip(probes, how.rates, strict=True)
     ]
-    return trained(Heads([*probes], optimizers, known, how), train, test, known, held, asked, how)
+    return trained(Heads([*probes], optimizers, known, how), train, test, known, held, asked, how, views)
 
 
 class Tunable(nn.Module):
@@ -423,15 +453,18 @@ def frames_of(packed: Packed, world: World, rows: Iterable[int]) -> NDArray[np.u
 
 def trained(
     heads: Heads, train: NDArray[Any], test: NDArray[Any], known: Question, held: Question, asked: Question,
-    how: Training,
+    how: Training, views: Sequence[Features] = (),
 ) -> Told:  # fmt: skip
-    """Train heads until none has won on validation for a while; what the winner said when it was at its best."""
+    """Train heads until none has won on validation for a while; what the winner said when it was at its best.
+
+    views: of the training clips, besides `train`; of each clip one is drawn every time.
+    """
     rng = np.random.default_rng(how.seed)
     best, since, curve = (-math.inf, 0, 0), 0, []
     kept: Floats = np.zeros((len(asked.rows), max(1, asked.kinds)), dtype=np.float32)
     for step in range(1, how.most + 1):
         rows = rng.choice(len(known.rows), min(how.batch, len(known.rows)), replace=False)
-        heads.learn(step, torch.from_numpy(train[known.rows[rows]]).float(), known.values[rows])
+        heads.learn(step, drawn([train, *views], known.rows[rows], rng), known.values[rows])
         if step % how.every and step != how.most:
             continue
         scores = [plain_score(held, heads.tell(number, train, held.rows)) for number in range(len(heads.heads))]
@@ -441,11 +474,20 @@ def trained(
         if scores[winner] > best[0]:
             best, since = (scores[winner], winner, step), 0
             kept = heads.tell(winner, test, asked.rows)
-        if since >= how.patience:
+        if how.patience and since >= how.patience:
             break
     group = heads.optimizers[best[1]].param_groups[0]
     setting = {"lr": heads.rates[best[1]][0], "weight_decay": group["weight_decay"]}
-    return Told(kept, setting | {"steps": best[2], "converged": since >= how.patience}, curve)
+    ended = {"converged": since >= how.patience} if how.patience else {"annealed": how.most}
+    return Told(kept, setting | {"steps": best[2]} | ended, curve)
+
+
+def drawn(views: Sequence[NDArray[Any]], rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+    """Of each of these clips one view: float32 [B, ...]"""
+    if len(views) == 1:
+        return torch.from_numpy(views[0][rows]).float()
+    which = rng.integers(len(views), size=len(rows))
+    return torch.from_numpy(np.stack([views[view][row] for view, row in zip(which, rows, strict=True)])).float()
 
 
 @torch.no_grad()
@@ -460,7 +502,8 @@ def read(head: nn.Module, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floa
 class Bench:
     """Features of one encoder's layer on the training and test clips, and what probes are asked of them.
 
-    tune: trains the encoder itself, where there is one. pool: what probes that see no tokens are given of them.
+    tune: trains the encoder itself, where there is one. pool: what probes that see no tokens are given of them. views:
+    of the training clips, from which attentive probes learn as well.
     """
 
     train: Features
@@ -470,6 +513,7 @@ class Bench:
     answers: Mapping[str, Question]
     tune: Callable[[Question, Question, Question, Training], Told] | None = None
     pool: Callable[[Features, Grid], Floats] = pooled
+    views: Sequence[Features] = ()
 
     def measure(self, name: str, probe: str, labels: int | None, how: Training) -> Row:
         """One probe on one variable: its figure on the test clips, and how it was trained."""
@@ -484,7 +528,7 @@ class Bench:
         known, held = map(question.part, parted(len(question.rows), labels, how))
         if probe.startswith("attentive"):
             blocks = int(probe.removeprefix("attentive"))
-            return attentive(self.train, self.test, known, held, asked, self.grid, blocks, how)
+            return attentive(self.train, self.test, known, held, asked, self.grid, blocks, how, self.views)
         if probe == FINETUNE:
             assert self.tune is not None, "raw pixels have no encoder that could learn"
             return self.tune(known, held, asked, how)
@@ -507,6 +551,8 @@ def run(
     layers: Sequence[int] | None = None,
     variables: Sequence[str] | None = None,
     labels: int | None = None,
+    views: int = 0,
+    tubelets: int | None = None,
     how: Training | None = None,
     command: str = "",
     track: Callable[[Iterator[Cell], int], Iterator[Cell]] | None = None,
@@ -514,22 +560,29 @@ def run(
     """Probe an encoder, a random-init one and raw pixels on worlds; write figures to `out` and curves beside it (PNG).
 
     data, train_data: worlds to test and to train on, of which a fifth validates. layers: of the encoder (None: its
-    taps). labels: at most so many training clips a variable. Every figure is kept in `out` with the ending
+    taps). labels: at most so many training clips a variable. views: so many more of every training clip (`views_of`)
+    for attentive probes; V-JEPA's learn from crops and mirror images, too. tubelets: frozen features of the last so
+    many alone (None: of all). Every figure is kept in `out` with the ending
     .cells.jsonl as soon as it is there, and not made again. Raises ValueError for a probe, layer or variable that
-    does not exist.
+    does not exist, for places that would be asked of moved views, and for an encoder that would learn from them.
     """
     world, how = VJEPA2World.from_pretrained(model), how or Training()
     nn.Module.to(world.model, train_device())
     train, test = load_clips(train_data), load_clips(data)
     asked, answers = questions_of(train.clips), questions_of(test.clips)
-    shared = sorted(asked.keys() & answers.keys())
+    shared = sorted((asked.keys() & answers.keys()) - {*(PLACES if views else ())})
     names, layers = list(variables or shared), list(layers or world.taps)
-    refuse(probes, (*PROBES, FINETUNE), "probe")
-    refuse(names, shared, "variable")
+    refuse(probes, (*PROBES, *ASKED_FOR), "probe")
+    refuse(names, shared, "variable of moved views" if views else "variable")
     refuse(layers, range(world.model.config.num_hidden_layers + 1), "layer")
+    if tubelets is not None:
+        refuse([tubelets], range(1, grid_of(world.model.config)[0] + 1), "--tubelets")
+    if FINETUNE in probes and (views or tubelets):
+        raise ValueError("finetune learns from whole clips as they are: leave out --views and --tubelets, or finetune")
     takers = takers_of(world, layers)
     splits = (digest(part.root / "clips.jsonl") for part in (train, test))
-    cells = Cells(out.with_suffix(".cells.jsonl"), mark(model, *splits, str(labels), json.dumps(asdict(how))))
+    protocol = [str(labels), json.dumps(asdict(how)), str(views), str(tubelets)]
+    cells = Cells(out.with_suffix(".cells.jsonl"), mark(model, *splits, *protocol))
     pairs = [(taker, probe) for taker in takers for probe in probes if takers[taker].world or probe != FINETUNE]
     wanted = [(taker, name, probe) for name in names for taker, probe in pairs]
     wanted.sort(key=lambda cell: list(takers).index(cell[0]))
@@ -537,7 +590,7 @@ def run(
     bench, seen = None, ""
     for taker, name, probe in track(iter(missing), len(missing)) if track else missing:
         if taker != seen:
-            bench, seen = takers[taker].bench(train, test, world, asked, answers), taker
+            bench, seen = takers[taker].bench(train, test, world, asked, answers, views, tubelets), taker
         assert bench is not None
         cells.keep((taker, name, probe), bench.measure(name, probe, labels, how))
     clips = {"train": len(train.clips), "test": len(test.clips)}
@@ -557,12 +610,16 @@ class Taker:
 
     def bench(
         self, train: Packed, test: Packed, like: VJEPA2World, asked: Mapping[str, Question],
-        answers: Mapping[str, Question],
+        answers: Mapping[str, Question], views: int = 0, tubelets: int | None = None,
     ) -> Bench:  # fmt: skip
-        """Its features of the clips, and the way to train it."""
+        """Its features of the clips and of other views of them, and the way to train it."""
         tune = None if self.world is None else partial(finetuned, self.world, self.layer, train, test)
-        features = [watch(part, self.see, like) for part in (train, test)]
-        return Bench(features[0], features[1], grid_of(like.model.config), asked, answers, tune)
+        time, height, width = grid_of(like.model.config)
+        grid = (tubelets or time, height, width)
+        see = latest(self.see, grid, grid[0])
+        features = [watch(part, see, like) for part in (train, test)]
+        more = views_of(train, see, like, views)
+        return Bench(features[0], features[1], grid, asked, answers, tune, views=more)
 
 
 def takers_of(world: VJEPA2World, layers: Sequence[int]) -> dict[str, Taker]:

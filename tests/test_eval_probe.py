@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import VJEPA2Model
 
 from foretell.eval import probe
 from foretell.eval.probe import Bench, Question, Training, questions_of, r_squared, run, table, variables_of, volume
-from foretell.perception.encoder import VJEPA2World, tiny_config
+from foretell.perception.encoder import VJEPA2World, grid_of, tiny_config
 from foretell.train.data import load_clips
 from foretell.train.worlds import Spec, generate
 from foretell.train.worlds.scene import COLOURS
@@ -66,6 +67,29 @@ def test_a_probe_tells_several_kinds(bench: Bench, kind: str) -> None:
         and column["chance"] == 0.25
         and column["metric"] == "balanced accuracy"
     )
+
+
+def test_what_is_learned_from_views_holds_where_only_they_looked() -> None:
+    """Test clips shine darkly: a probe knows how much only if it has seen such views."""
+    (train, asked), (test, answers) = planted(800, 0), planted(400, 1)
+    plain = Bench(train, -test, GRID, asked, answers)
+    seen = replace(plain, views=[-train])
+    told = [one.measure("bright", "attentive1", None, QUICK)["value"] for one in (plain, seen)]
+    assert told[0] < 0 and told[1] > 0.8
+
+
+def test_rates_that_fall_end_at_nothing_and_at_the_last_step(bench: Bench) -> None:
+    how = replace(QUICK, patience=0, most=100, rates=((1e-3, 0.01),))
+    head = torch.nn.Linear(6, 1)
+    heads = probe.Heads([head], [torch.optim.AdamW(head.parameters(), lr=1e-3)], bench.asked["bright"], how)
+    rates = []
+    for step in range(1, how.most + 1):
+        heads.learn(step, torch.ones(2, 6), np.ones(2, dtype=np.float32))
+        rates.append(heads.optimizers[0].param_groups[0]["lr"])
+    assert rates[:4] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4], rel=0.01) and rates[49] == pytest.approx(5e-4, rel=0.05)
+    assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 1e-6
+    left = bench.measure("left", "attentive1", None, replace(QUICK, patience=0))
+    assert left["annealed"] == QUICK.most == left["curve"][-1][0] and "converged" not in left and left["value"] > 0.9
 
 
 def test_labels_limit_what_is_learned_from(bench: Bench) -> None:
@@ -152,6 +176,36 @@ def test_controls_stand_beside_the_encoder_and_a_stopped_run_goes_on(
     assert [one["value"] for one in again["figures"]] == pytest.approx([one["value"] for one in found["figures"]])
 
 
+def test_views_are_the_same_for_everybody_and_of_the_clips_asked(lab: Path) -> None:
+    world, train = VJEPA2World.from_pretrained(lab / "encoder"), load_clips(lab / "train")
+    see = probe.raw_pixels(world)
+    first, second = probe.views_of(train, see, world, 2)
+    again, layer = probe.views_of(train, see, world, 1)[0], probe.views_of(train, probe.layer_of(world, 0), world, 1)[0]
+    plain = probe.watch(train, see, world)
+    assert (
+        first.shape == second.shape == plain.shape
+        and np.array_equal(first, again)
+        and not np.array_equal(first, second)
+    )
+    far = np.abs(first[:, None].astype(np.float32) - plain[None].astype(np.float32)).mean((2, 3))  # [views, clips]
+    assert (far.argmin(1) == np.arange(len(plain))).mean() > 0.5
+    embedded = probe.layer_of(world, 0)(torch.from_numpy(probe.frames_of(train, world, [0])))
+    assert layer.shape[2] == embedded.shape[2]
+
+
+def test_the_last_tubelets_alone_are_read(lab: Path, tmp_path: Path) -> None:
+    world, test = VJEPA2World.from_pretrained(lab / "encoder"), load_clips(lab / "test")
+    grid = grid_of(world.model.config)
+    whole = probe.watch(test, probe.raw_pixels(world), world)
+    last = probe.watch(test, probe.latest(probe.raw_pixels(world), grid, 1), world)
+    assert np.array_equal(last, whole[:, -grid[1] * grid[2] :]) and grid[0] > 1
+    quick = Training(batch=8, every=4, patience=0, most=8, width=24)
+    ask = {"probes": ("ridge", "attentive2"), "layers": (3,), "views": 1, "tubelets": 1, "how": quick}
+    found = run(lab / "encoder", lab / "test", lab / "train", tmp_path / "x.json", **ask)  # type: ignore[arg-type]
+    assert {one["variable"] for one in found["figures"]}.isdisjoint(probe.PLACES) and len(found["figures"]) == 3 * 2 * 8
+    assert {one["annealed"] for one in found["figures"] if one["probe"] == "attentive2"} == {8}
+
+
 def test_finetuning_teaches_the_encoder_what_its_features_lack(lab: Path, tmp_path: Path) -> None:
     """Labels that a random-init encoder's frozen features tell badly: it learns them, and its own weights stay."""
     world = VJEPA2World.from_pretrained(lab / "encoder")
@@ -177,6 +231,12 @@ def test_finetuning_teaches_the_encoder_what_its_features_lack(lab: Path, tmp_pa
         ({"probes": ("magic",)}, "probe magic is unknown: choose from ridge"),
         ({"layers": (9,)}, "layer 9 is unknown"),
         ({"variables": ("taste",)}, "variable taste is unknown: choose from colour, count, drops, falls"),
+        (
+            {"variables": ("x",), "views": 2},
+            "variable of moved views x is unknown: choose from colour, count, drops, falls",
+        ),
+        ({"tubelets": 9}, "--tubelets 9 is unknown: choose from 1, 2"),
+        ({"probes": ("finetune",), "views": 2}, "finetune learns from whole clips as they are: leave out --views"),
     ],
 )
 def test_what_does_not_exist_is_refused(lab: Path, tmp_path: Path, change: dict[str, Any], match: str) -> None:
