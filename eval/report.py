@@ -45,7 +45,7 @@ COLOURS = (
     "#D55E00",
     "#F0E442",
     "#000000",
-)  # Okabe & Ito: told apart by everyone
+)  # Okabe & Ito: told apart by everyone; who comes after them is hatched or dashed
 TITLES = {MODEL: "Foretell", "blind": "blind (text only)", "mean features": "mean features"}
 
 Results = Mapping[str, Any]
@@ -502,8 +502,9 @@ def _bars(axes: "Axes", found: Results) -> None:
             [max(0.0, f["high"] - f["value"]) for f in figures],
         ]
         left = [index - 0.4 + (place + 0.5) * width for index in range(len(rows))]
-        colour = COLOURS[place % len(COLOURS)]
-        axes.bar(left, values, width * 0.9, yerr=whiskers, label=title(taker), color=colour, error_kw={"lw": 1})
+        again, colour = divmod(place, len(COLOURS))
+        look: dict[str, Any] = {"color": COLOURS[colour], "hatch": "////" if again else None, "edgecolor": "white"}
+        axes.bar(left, values, width * 0.9, yerr=whiskers, label=title(taker), lw=0, error_kw={"lw": 1}, **look)
     for index, row in enumerate(rows):
         axes.hlines(row["takers"][takers[0]]["chance"], index - 0.42, index + 0.42, color="black", lw=1, ls="--")
     axes.set_xticks(
@@ -529,7 +530,8 @@ def _risk(axes: "Axes", found: Results) -> None:
     """Errors among the answers given, when only the surest are given."""
     for place, (taker, calibration) in enumerate(found["figures"]["calibration"].items()):
         coverage, risk = zip(*calibration["risk_coverage"], strict=True)
-        axes.plot(coverage, risk, color=COLOURS[place % len(COLOURS)], label=title(taker))
+        again, colour = divmod(place, len(COLOURS))
+        axes.plot(coverage, risk, color=COLOURS[colour], ls="--" if again else "-", label=title(taker))
     axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share answered", ylabel="share of these wrong")
     axes.set_title("yes/no", fontsize=8)
     axes.legend(fontsize=8, frameon=False)
