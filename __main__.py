@@ -486,7 +486,8 @@ def probe(
     found = room.run(
         model or NANO / "encoder", data, train, out, probes=_listed(probes) or room.PROBES, layers=numbers,
         variables=_listed(variables), labels=labels, views=views, tubelets=tubelets,
-        how=room.Training(most=steps, patience=0) if steps else None, command=shlex.join(["foretell", *context.obj]),
+        how=room.Training(most=steps, patience=0, rates=room.FALLING) if steps else None,
+        command=shlex.join(["foretell", *context.obj]),
         track=lambda cells, total: iter(track(cells, "probes", total=total, console=Console(stderr=True))),
     )  # fmt: skip
     _tell(found, f"{room.table(found)}\n\nfigures: {out}", as_json)

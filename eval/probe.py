@@ -54,6 +54,8 @@ FINE_RATES = (1e-4, 5e-4)
 RATES = ((3e-4, 0.01), (1e-3, 0.01), (1e-3, 0.1), (3e-3, 0.05))
 """Learning rate and weight decay of the attentive heads that are trained side by side; validation picks one, as
 V-JEPA 2 does (Assran et al. 2025, arXiv 2506.09985, section 5)."""
+FALLING = (RATES[0], RATES[2])
+"""Where rates fall to nothing: two as far apart as the benchmark's; the highest does not take off."""
 NEIGHBOURS = (5, 20, 50)
 PLACES = ("x", "y")
 """Variables that move with the picture."""
@@ -562,9 +564,9 @@ def run(
     data, train_data: worlds to test and to train on, of which a fifth validates. layers: of the encoder (None: its
     taps). labels: at most so many training clips a variable. views: so many more of every training clip (`views_of`)
     for attentive probes; V-JEPA's learn from crops and mirror images, too. tubelets: frozen features of the last so
-    many alone (None: of all). Every figure is kept in `out` with the ending
-    .cells.jsonl as soon as it is there, and not made again. Raises ValueError for a probe, layer or variable that
-    does not exist, for places that would be asked of moved views, and for an encoder that would learn from them.
+    many alone (None: of all). Every figure is kept in `out` with the ending .cells.jsonl as soon as it is there, and
+    not made again. Raises ValueError for a probe, layer or variable that does not exist, for places that would be
+    asked of moved views, and for an encoder that would learn from them.
     """
     world, how = VJEPA2World.from_pretrained(model), how or Training()
     nn.Module.to(world.model, train_device())

@@ -37,7 +37,7 @@ COMMANDS = {
     "export": "MODEL --out --merge --push --results --llm --json",
     "eval exam": "DATA --out --model --train --control --altered --no-altered --limit --per-clip --violations "
     "--rival --layers --workers --json",
-    "eval probe": "DATA --train --out --model --probes --layers --variables --labels --json",
+    "eval probe": "DATA --train --out --model --probes --layers --variables --labels --views --tubelets --steps --json",
     "eval gauges": "RUNS --out --test --val --json",
     "eval diagnose": "DATA --train --out --model --probes --variables --labels --limit --json",
     "eval surprise": "DATA --out --model --json",
