@@ -329,6 +329,14 @@ def rivals_section(found: Results) -> str:
     )
 
 
+def probe_section(found: Results) -> str:
+    """What probes read of frozen features, beside those of an untrained encoder and plain pixels."""
+    from .probe import table
+
+    about = f"{_made(found)}, on {found['clips']['test']:,} clips. In brackets: 95% bootstrap intervals over scenes."
+    return f"{table(found)}\n\n{about}"
+
+
 def tables(found: Results) -> str:
     """What a README shows between its markers."""
     parts = [headline_table(found), takers_told(found), calibration_table(found), abstention_line(found)]
@@ -553,9 +561,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "planning": lambda: planning_section(results("planning")),
     "rivals": lambda: rivals_section(results("rivals")),
     "surprise": lambda: surprise_section(results(EXAM)),
+    "towers": lambda: probe_section(results("towers")),
 }
 """Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, one
-model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it."""
+model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it, probes of towers."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:
