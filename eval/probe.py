@@ -684,13 +684,14 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     names = list(dict.fromkeys(one["variable"] for one in trained))
     if not names:
         return
-    picture = Picture(figsize=(3.2 * len(names), 3.2), layout="constrained")
+    columns, curves = min(3, len(names)), len({(one["taker"], one["probe"]) for one in trained})
+    picture = Picture(figsize=(3.2 * len(names), 3 + 0.2 * math.ceil(curves / columns)), layout="constrained")
     FigureCanvasAgg(picture)
     for axes, name in zip(picture.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for one in (one for one in trained if one["variable"] == name):
             axes.plot(*zip(*one["curve"], strict=True), label=f"{one['taker']}, {one['probe']}", lw=1)
         axes.set(title=name, xlabel="steps", ylabel=f"{one['metric']} (validation)")
-    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=3)
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=columns)
     picture.savefig(path, dpi=120, metadata={"Software": None})
 
 
