@@ -620,7 +620,7 @@ class Taker:
         grid = (tubelets or time, height, width)
         see = latest(self.see, grid, grid[0])
         features = [watch(part, see, like) for part in (train, test)]
-        more = views_of(train, see, like, views)
+        more = views_of(train, see, like, views) if views else []
         return Bench(features[0], features[1], grid, asked, answers, tune, views=more)
 
 
