@@ -486,7 +486,7 @@ def probe(
     found = room.run(
         model or NANO / "encoder", data, train, out, probes=_listed(probes) or room.PROBES, layers=numbers,
         variables=_listed(variables), labels=labels, views=views, tubelets=tubelets,
-        how=room.Training(most=steps, patience=0, rates=room.FALLING) if steps else None,
+        how=room.Training(most=steps, patience=0, rates=room.TWO_RATES) if steps else None,
         command=shlex.join(["foretell", *context.obj]),
         track=lambda cells, total: iter(track(cells, "probes", total=total, console=Console(stderr=True))),
     )  # fmt: skip

@@ -28,7 +28,19 @@ from ..train.data import Packed, live_encoder, load_clips
 from ..train.learner import OBJECTIVES, build, objective_of, step_flops
 from ..train.objectives import pixels_of
 from ..train.recipes import PretrainRecipe, nano_encoder
-from .probe import Bench, Cells, Question, See, Training, plain_score, questions_of, random_init, score_of, watch
+from .probe import (
+    TWO_RATES,
+    Bench,
+    Cells,
+    Question,
+    See,
+    Training,
+    plain_score,
+    questions_of,
+    random_init,
+    score_of,
+    watch,
+)
 from .race import UNKNOWN, Curve, ratios, resampled, resamples_of, verdict
 from .record import digest, mark, provenance, rounded, write
 from .stats import figure
@@ -53,9 +65,6 @@ ENCODER: dict[Kind, str] = {"videos": "nano", "images": "nano_picture"}
 RANDOM = "random init"
 ALONG, FINAL = ("ridge", "attentive1"), ("attentive4",)
 """Probes along a run, and at its end."""
-HEADS = ((3e-4, 0.01), (1e-3, 0.1))
-"""Two of the probe's learning rates and weight decays, the same for everybody (the strongest probe has the second): all
-four would double the hours."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,8 @@ class Plan:
     axis_steps: int = 2000
     encoders: Mapping[Kind, str] = field(default_factory=lambda: ENCODER)
     test_clips: int = 0
-    curve: Training = field(default_factory=lambda: Training(every=50, patience=5, most=800, rates=HEADS))
-    final: Training = field(default_factory=lambda: Training(patience=4, most=1200, rates=HEADS[1:]))
+    curve: Training = field(default_factory=lambda: Training(every=50, patience=5, most=800, rates=TWO_RATES))
+    final: Training = field(default_factory=lambda: Training(patience=4, most=1200, rates=TWO_RATES[1:]))
     base: PretrainRecipe = field(default_factory=nano_encoder)
 
 

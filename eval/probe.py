@@ -54,8 +54,8 @@ FINE_RATES = (1e-4, 5e-4)
 RATES = ((3e-4, 0.01), (1e-3, 0.01), (1e-3, 0.1), (3e-3, 0.05))
 """Learning rate and weight decay of the attentive heads that are trained side by side; validation picks one, as
 V-JEPA 2 does (Assran et al. 2025, arXiv 2506.09985, section 5)."""
-FALLING = (RATES[0], RATES[2])
-"""Where rates fall to nothing: two as far apart as the benchmark's; the highest does not take off."""
+TWO_RATES = (RATES[0], RATES[2])
+"""Two of them, for whoever trains for long (the benchmark, rates that fall to nothing): all four double the hours."""
 NEIGHBOURS = (5, 20, 50)
 PLACES = ("x", "y")
 """Variables that move with the picture."""
