@@ -159,25 +159,26 @@ def _kinds(name: str, values: Floats) -> int:
 
 
 @torch.no_grad()
-def watch(packed: Packed, see: See, world: World, moves: Moves | None = None) -> Features:
+def watch(packed: Packed, see: See, world: World, moves: Moves | None = None, last: int = 0) -> Features:
     """Features of every clip, shown up to its `until`; see: uint8 [B, T, S, S, 3] -> [B, N, C]; moves: what is done to
-    each clip before (None: nothing)."""
+    each clip before (None: nothing); last: it sees so many of the last frames alone (0: all)."""
     parts = []
     for start in range(0, len(packed.clips), 64):
-        frames = torch.from_numpy(frames_of(packed, world, range(start, min(start + 64, len(packed.clips)))))
+        shown = frames_of(packed, world, range(start, min(start + 64, len(packed.clips))))
+        frames = torch.from_numpy(shown[:, -last:])
         frames = moves.part(slice(start, start + 64)).frames(frames) if moves else frames
         parts.append(see(frames).half().cpu().numpy())
     return np.concatenate(parts)
 
 
-def views_of(packed: Packed, see: See, world: World, count: int) -> list[Features]:
+def views_of(packed: Packed, see: See, world: World, count: int, last: int = 0) -> list[Features]:
     """Features of so many other views of every clip: moved, mirrored and lit anew, its objects kept in the picture.
 
     They are the same for whatever sees them.
     """
     rng, places = np.random.default_rng(0), Targets.of(packed.clips).places
     each = progress(range(count), count, "views")
-    return [watch(packed, see, world, Moves.keeping(rng, places)) for _ in each]
+    return [watch(packed, see, world, Moves.keeping(rng, places), last) for _ in each]
 
 
 def layer_of(world: VJEPA2World, layer: int) -> See:
@@ -336,7 +337,7 @@ class AttentiveProbe(nn.Module):
 class Training:
     """How attentive probes train: a head at each of `rates` (learning rate, weight decay), all on the same batches,
     until none has won for `patience` looks at validation, or `most` steps. patience 0: all steps, at rates that fall to
-    nothing as a cosine."""
+    nothing as a cosine; none is chosen, and what is told is the mean of all at their end."""
 
     batch: int = 64
     warmup: int = 50
@@ -384,6 +385,10 @@ class Heads:
         """What one head says of some clips, in the variable's own units: [n, kinds or 1]."""
         told: Floats = (read(self.heads[number], inputs, rows) * self.scale + self.mean).astype(np.float32)
         return told
+
+    def tell_all(self, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
+        """What every head says of some clips: [heads, n, kinds or 1]."""
+        return np.stack([self.tell(number, inputs, rows) for number in range(len(self.heads))])
 
 
 def standardised(head: AttentiveProbe, sample: Tensor) -> AttentiveProbe:
@@ -457,7 +462,8 @@ def trained(
     heads: Heads, train: NDArray[Any], test: NDArray[Any], known: Question, held: Question, asked: Question,
     how: Training, views: Sequence[Features] = (),
 ) -> Told:  # fmt: skip
-    """Train heads until none has won on validation for a while; what the winner said when it was at its best.
+    """Train heads until none has won on validation for a while; what the winner said when it was at its best. Where
+    rates fall to nothing, what all say at the end, on average: the best of many looks flatters itself.
 
     views: of the training clips, besides `train`; of each clip one is drawn every time.
     """
@@ -469,19 +475,24 @@ def trained(
         heads.learn(step, drawn([train, *views], known.rows[rows], rng), known.values[rows])
         if step % how.every and step != how.most:
             continue
-        scores = [plain_score(held, heads.tell(number, train, held.rows)) for number in range(len(heads.heads))]
+        told = heads.tell_all(train, held.rows)
+        if not how.patience:
+            curve.append((step, plain_score(held, told.mean(0))))
+            continue
+        scores = [plain_score(held, one) for one in told]
         winner = int(np.argmax(scores))
         curve.append((step, scores[winner]))
         since += 1
         if scores[winner] > best[0]:
             best, since = (scores[winner], winner, step), 0
             kept = heads.tell(winner, test, asked.rows)
-        if how.patience and since >= how.patience:
+        if since >= how.patience:
             break
+    if not how.patience:
+        return Told(heads.tell_all(test, asked.rows).mean(0), {"heads": len(heads.heads), "annealed": how.most}, curve)
     group = heads.optimizers[best[1]].param_groups[0]
     setting = {"lr": heads.rates[best[1]][0], "weight_decay": group["weight_decay"]}
-    ended = {"converged": since >= how.patience} if how.patience else {"annealed": how.most}
-    return Told(kept, setting | {"steps": best[2]} | ended, curve)
+    return Told(kept, setting | {"steps": best[2], "converged": since >= how.patience}, curve)
 
 
 def drawn(views: Sequence[NDArray[Any]], rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
@@ -619,8 +630,9 @@ class Taker:
         time, height, width = grid_of(like.model.config)
         grid = (tubelets or time, height, width)
         see = latest(self.see, grid, grid[0])
-        features = [watch(part, see, like) for part in (train, test)]
-        more = views_of(train, see, like, views) if views else []
+        last = 0 if self.layer else grid[0] * int(like.model.config.tubelet_size)  # patches and pixels know no others
+        features = [watch(part, see, like, last=last) for part in (train, test)]
+        more = views_of(train, see, like, views, last) if views else []
         return Bench(features[0], features[1], grid, asked, answers, tune, views=more)
 
 

@@ -49,7 +49,7 @@ def test_a_probe_finds_what_is_there_and_nothing_else(bench: Bench, kind: str) -
     assert nothing["low"] < 0.5 < nothing["high"] and nothing["chance"] == 0.5 and nothing["n"] == 400
 
 
-@pytest.mark.parametrize("kind", ["ridge", "attentive1", "attentive2"])
+@pytest.mark.parametrize("kind", ["ridge", "attentive1"])
 def test_a_probe_reads_places(bench: Bench, kind: str) -> None:
     left = bench.measure("left", kind, None, QUICK)
     assert left["value"] > 0.9 and left["metric"] == "balanced accuracy"
@@ -59,7 +59,7 @@ def test_a_probe_reads_places(bench: Bench, kind: str) -> None:
         assert max(score for _, score in left["curve"]) == dict(map(tuple, left["curve"]))[left["steps"]]
 
 
-@pytest.mark.parametrize("kind", ["ridge", "attentive2"])
+@pytest.mark.parametrize("kind", ["ridge", "attentive1"])
 def test_a_probe_tells_several_kinds(bench: Bench, kind: str) -> None:
     column = bench.measure("column", kind, None, QUICK)
     assert (
@@ -88,8 +88,23 @@ def test_rates_that_fall_end_at_nothing_and_at_the_last_step(bench: Bench) -> No
         rates.append(heads.optimizers[0].param_groups[0]["lr"])
     assert rates[:4] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4], rel=0.01) and rates[49] == pytest.approx(5e-4, rel=0.05)
     assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 1e-6
-    left = bench.measure("left", "attentive1", None, replace(QUICK, patience=0))
-    assert left["annealed"] == QUICK.most == left["curve"][-1][0] and "converged" not in left and left["value"] > 0.9
+
+
+def test_heads_whose_rates_fall_are_heard_together_at_their_end(bench: Bench) -> None:
+    how = replace(QUICK, patience=0, rates=((1e-3, 0.01), (3e-3, 0.05)))
+    left = bench.measure("left", "attentive1", None, how)
+    assert left["annealed"] == QUICK.most == left["curve"][-1][0] and left["heads"] == 2 and left["value"] > 0.9
+    assert not left.keys() & {"converged", "steps", "lr"}, "none is chosen"
+
+
+def test_what_heads_say_together_is_their_mean(bench: Bench) -> None:
+    how, question = replace(QUICK, patience=0, most=2, rates=((0.0, 0.0),) * 2), bench.asked["bright"]
+    modules = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 6, 1)) for _ in how.rates]
+    heads = probe.Heads([*modules], [torch.optim.SGD(one.parameters(), lr=0.0) for one in modules], question, how)
+    told = probe.trained(heads, bench.train, bench.test, question, question, bench.answers["bright"], how)
+    with torch.no_grad():
+        said = np.mean([one(torch.from_numpy(bench.test).float()).numpy() for one in modules], axis=0)
+    np.testing.assert_allclose(told.values, said * question.values.std() + question.values.mean(), rtol=1e-4)
 
 
 def test_labels_limit_what_is_learned_from(bench: Bench) -> None:
@@ -199,6 +214,10 @@ def test_the_last_tubelets_alone_are_read(lab: Path, tmp_path: Path) -> None:
     whole = probe.watch(test, probe.raw_pixels(world), world)
     last = probe.watch(test, probe.latest(probe.raw_pixels(world), grid, 1), world)
     assert np.array_equal(last, whole[:, -grid[1] * grid[2] :]) and grid[0] > 1
+    for see in (probe.raw_pixels(world), probe.layer_of(world, 0)):
+        told = probe.watch(test, probe.latest(see, grid, 1), world)
+        alone = probe.watch(test, see, world, last=world.model.config.tubelet_size)
+        np.testing.assert_allclose(alone, told, atol=2e-3)
     quick = Training(batch=8, every=4, patience=0, most=8, width=24)
     ask = {"probes": ("ridge", "attentive2"), "layers": (3,), "views": 1, "tubelets": 1, "how": quick}
     found = run(lab / "encoder", lab / "test", lab / "train", tmp_path / "x.json", **ask)  # type: ignore[arg-type]

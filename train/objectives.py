@@ -58,9 +58,10 @@ def patch_size(config: PreTrainedConfig) -> int:
 
 
 def pixels_of(pixels: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Each token's pixels: [B, T, 3, H, W] -> float32 [B, N, P]."""
-    time, height, width = grid_of(config)
-    tokens = pixels.float().unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(1, (time, -1))
+    """Each token's pixels, of whole tubelets: [B, T, 3, H, W] -> float32 [B, N, P]."""
+    _, height, width = grid_of(config)
+    tubelets = (-1, window_of(config).tubelet)
+    tokens = pixels.float().unflatten(4, (width, -1)).unflatten(3, (height, -1)).unflatten(1, tubelets)
     # [B, t, frames, 3, h, patch, w, patch] -> [B, t, h, w, ...]
     flat: Tensor = tokens.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4).flatten(1, 3)
     return flat
