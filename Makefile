@@ -31,8 +31,9 @@ help: ## show this list
 ask: $(READY) ## answer a question about a clip: VIDEO=... QUESTION=... UNTIL=seconds
 	@$(BIN)/foretell ask "$$VIDEO" "$$QUESTION" $${UNTIL:+--until "$$UNTIL"}
 
+# A process of one thread for every core, four at most: of one process with two threads, both wait for each other.
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadscope
 
 check: $(READY) .cache/foretell ## format, lint and types, as .ci/run sees them
 	@$(BIN)/ruff format --check .
