@@ -577,7 +577,8 @@ def run(
     for attentive probes; V-JEPA's learn from crops and mirror images, too. tubelets: frozen features of the last so
     many alone (None: of all). Every figure is kept in `out` with the ending .cells.jsonl as soon as it is there, and
     not made again. Raises ValueError for a probe, layer or variable that does not exist, for places that would be
-    asked of moved views, and for an encoder that would learn from them.
+    asked of moved views, for views that no probe would learn from, and for an encoder that would
+    learn from them.
     """
     world, how = VJEPA2World.from_pretrained(model), how or Training()
     nn.Module.to(world.model, train_device())
@@ -592,6 +593,8 @@ def run(
         refuse([tubelets], range(1, grid_of(world.model.config)[0] + 1), "--tubelets")
     if FINETUNE in probes and (views or tubelets):
         raise ValueError("finetune learns from whole clips as they are: leave out --views and --tubelets, or finetune")
+    if views and not any(probe.startswith("attentive") for probe in probes):
+        raise ValueError(f"--views {views}: only attentive probes learn from views; name one, or leave out --views")
     takers = takers_of(world, layers)
     splits = (digest(part.root / "clips.jsonl") for part in (train, test))
     protocol = [str(labels), json.dumps(asdict(how)), str(views), str(tubelets)]

@@ -1,7 +1,9 @@
 """Claims about the benchmark: it finds a planted ratio, says when there is none, and goes on where it stopped."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count as numbers
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -176,6 +178,17 @@ def judge_gauges(folder: Path, worlds: Path) -> None:
         gauges.run(folders, out)
 
 
+def now_and_then(draw: Callable[..., None]) -> Callable[..., None]:
+    """Every tenth picture, the first among them: each takes seconds, and the benchmark draws one after every run."""
+    asked = numbers()
+
+    def maybe(*given: Any) -> None:
+        if next(asked) % 10 == 0:
+            draw(*given)
+
+    return maybe
+
+
 def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +218,8 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         return train(data, out, *given, **named)
 
     train = pretrain.run
+    for room in (bench, gauges):
+        monkeypatch.setattr(room, "plot", now_and_then(room.plot))
     monkeypatch.setattr(pretrain, "run", doomed)
     monkeypatch.setattr(Bench, "tell", counted)
     with pytest.raises(KeyboardInterrupt):

@@ -256,6 +256,7 @@ def test_finetuning_teaches_the_encoder_what_its_features_lack(lab: Path, tmp_pa
         ),
         ({"tubelets": 9}, "--tubelets 9 is unknown: choose from 1, 2"),
         ({"probes": ("finetune",), "views": 2}, "finetune learns from whole clips as they are: leave out --views"),
+        ({"probes": ("ridge", "knn"), "views": 2}, "--views 2: only attentive probes learn from views"),
     ],
 )
 def test_what_does_not_exist_is_refused(lab: Path, tmp_path: Path, change: dict[str, Any], match: str) -> None:
