@@ -472,7 +472,7 @@ def probe(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Attentive probes train so long, at falling rates; left out: until none wins."),
+        typer.Option(min=1, help="Attentive heads train so long, at falling rates, and all speak; left out: the best."),
     ] = None,
     as_json: Json = False,
 ) -> None:
