@@ -18,7 +18,7 @@ from foretell.train.data import load_clips
 from foretell.train.worlds import Spec, generate
 from foretell.train.worlds.scene import COLOURS
 
-QUICK = Training(batch=32, warmup=5, every=20, patience=4, most=240, width=48)
+QUICK = Training(batch=32, warmup=5, every=20, patience=4, most=240, width=48, rates=((1e-3, 0.01), (3e-3, 0.05)))
 GRID = (2, 4, 4)
 
 
@@ -91,7 +91,7 @@ def test_rates_that_fall_end_at_nothing_and_at_the_last_step(bench: Bench) -> No
 
 
 def test_heads_whose_rates_fall_are_heard_together_at_their_end(bench: Bench) -> None:
-    how = replace(QUICK, patience=0, rates=((1e-3, 0.01), (3e-3, 0.05)))
+    how = replace(QUICK, patience=0)
     left = bench.measure("left", "attentive1", None, how)
     assert left["annealed"] == QUICK.most == left["curve"][-1][0] and left["heads"] == 2 and left["value"] > 0.9
     assert not left.keys() & {"converged", "steps", "lr"}, "none is chosen"
