@@ -451,7 +451,7 @@ def exam(
 def probe(
     context: typer.Context,
     data: Data,
-    train: Annotated[Path, typer.Option(metavar="DIR", help="Worlds that probes learn from; a fifth validates them.")],
+    train: Annotated[Path, typer.Option(metavar="DIR", help="Worlds to learn from; a fifth validates what is chosen.")],
     out: Annotated[Path, typer.Option(metavar="JSON", help="The figures; beside it each one as it comes, and curves.")],
     model: Encoder = None,
     probes: Annotated[
@@ -472,7 +472,10 @@ def probe(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Attentive heads train so long, at falling rates, and all speak; left out: the best."),
+        typer.Option(
+            min=1,
+            help="Attentive heads train so long at falling rates, on every clip; all speak. Left out: the best.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

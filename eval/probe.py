@@ -26,7 +26,7 @@ from transformers import VJEPA2Model
 
 from ..bridge.cache import claimed
 from ..bridge.projector import Intake, Reader, block
-from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped
+from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped, window_of
 from ..train.data import Packed, load_clips
 from ..train.facts import Targets
 from ..train.learner import train_device, train_dtype
@@ -134,10 +134,13 @@ class Question:
         return Question(self.name, self.rows[which], self.values[which], [self.scenes[i] for i in which], self.kinds)
 
 
-def parted(count: int, labels: int | None, how: Training) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of so many labelled clips a probe learns from, and the fifth that validates; labels: of so many only."""
+def parted(
+    count: int, labels: int | None, how: Training, chosen: bool = True
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of so many labelled clips a probe learns from, and the fifth that validates, if anything is chosen by it;
+    labels: of so many only."""
     order = np.random.default_rng(how.seed).permutation(count)[: labels or None]
-    cut = max(1, len(order) // 5)
+    cut = max(1, len(order) // 5) if chosen else 0
     return np.sort(order[cut:]), np.sort(order[:cut])
 
 
@@ -301,6 +304,9 @@ def knn(train: Floats, val: Floats, test: Floats, question: Question, held: Ques
     return Told(told_by(fits[best], test), {"neighbours": best}, [])
 
 
+POOLED = {"ridge": ridge, "knn": knn}
+
+
 @contextmanager
 def quick(device: torch.device) -> Iterator[None]:
     """bf16 where it is native; on CPUs without the fused attention, which is slower there on so few tokens."""
@@ -337,7 +343,8 @@ class AttentiveProbe(nn.Module):
 class Training:
     """How attentive probes train: a head at each of `rates` (learning rate, weight decay), all on the same batches,
     until none has won for `patience` looks at validation, or `most` steps. patience 0: all steps, at rates that fall to
-    nothing as a cosine; none is chosen, and what is told is the mean of all at their end."""
+    nothing as a cosine; nothing is chosen, so no clip is kept from learning, and what is told is the mean of all heads
+    at their end."""
 
     batch: int = 64
     warmup: int = 50
@@ -362,19 +369,22 @@ class Heads:
         if not self.kinds:
             self.mean, self.scale = float(question.values.mean()), float(question.values.std()) + 1e-6
 
-    def learn(self, step: int, tokens: Tensor, values: Floats) -> None:
-        """One step of every head: tokens [B, N, C] or frames, values [B]."""
+    def learn(self, step: int, tokens: Tensor, values: Floats) -> Floats:
+        """One step of every head: tokens [B, N, C] or frames, values [B]; what each said before: [heads, B, columns]"""
         wanted = torch.from_numpy((values - self.mean) / self.scale).float()
         wanted = (wanted.long() if self.kinds else wanted[:, None]).to(train_device())
         tokens = tokens.to(train_device())
         loss = nn.functional.cross_entropy if self.kinds else nn.functional.mse_loss
+        said = []
         for head, optimizer, rates in zip(self.heads, self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._pace(step)
             optimizer.zero_grad()
-            loss(head(tokens), wanted).backward()
+            said.append(head(tokens))
+            loss(said[-1], wanted).backward()
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
+        return self._in_units(torch.stack(said))
 
     def _pace(self, step: int) -> float:
         """The share of its rate at which a head learns."""
@@ -383,7 +393,10 @@ class Heads:
 
     def tell(self, number: int, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
         """What one head says of some clips, in the variable's own units: [n, kinds or 1]."""
-        told: Floats = (read(self.heads[number], inputs, rows) * self.scale + self.mean).astype(np.float32)
+        return self._in_units(read(self.heads[number], inputs, rows))
+
+    def _in_units(self, said: Tensor) -> Floats:
+        told: Floats = (said.detach().cpu().numpy() * self.scale + self.mean).astype(np.float32)
         return told
 
     def tell_all(self, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
@@ -463,23 +476,21 @@ def trained(
     how: Training, views: Sequence[Features] = (),
 ) -> Told:  # fmt: skip
     """Train heads until none has won on validation for a while; what the winner said when it was at its best. Where
-    rates fall to nothing, what all say at the end, on average: the best of many looks flatters itself.
+    rates fall to nothing (`annealed`), what all say at the end: the best of many looks flatters itself.
 
     views: of the training clips, besides `train`; of each clip one is drawn every time.
     """
+    if not how.patience:
+        return annealed(heads, [train, *views], test, known, asked, how)
     rng = np.random.default_rng(how.seed)
     best, since, curve = (-math.inf, 0, 0), 0, []
     kept: Floats = np.zeros((len(asked.rows), max(1, asked.kinds)), dtype=np.float32)
     for step in range(1, how.most + 1):
-        rows = rng.choice(len(known.rows), min(how.batch, len(known.rows)), replace=False)
-        heads.learn(step, drawn([train, *views], known.rows[rows], rng), known.values[rows])
+        which = batch_of(known, how, rng)
+        heads.learn(step, drawn([train, *views], known.rows[which], rng), known.values[which])
         if step % how.every and step != how.most:
             continue
-        told = heads.tell_all(train, held.rows)
-        if not how.patience:
-            curve.append((step, plain_score(held, told.mean(0))))
-            continue
-        scores = [plain_score(held, one) for one in told]
+        scores = [plain_score(held, one) for one in heads.tell_all(train, held.rows)]
         winner = int(np.argmax(scores))
         curve.append((step, scores[winner]))
         since += 1
@@ -488,11 +499,34 @@ def trained(
             kept = heads.tell(winner, test, asked.rows)
         if since >= how.patience:
             break
-    if not how.patience:
-        return Told(heads.tell_all(test, asked.rows).mean(0), {"heads": len(heads.heads), "annealed": how.most}, curve)
     group = heads.optimizers[best[1]].param_groups[0]
     setting = {"lr": heads.rates[best[1]][0], "weight_decay": group["weight_decay"]}
     return Told(kept, setting | {"steps": best[2], "converged": since >= how.patience}, curve)
+
+
+def annealed(
+    heads: Heads, views: Sequence[NDArray[Any]], test: NDArray[Any], known: Question, asked: Question, how: Training
+) -> Told:
+    """Train heads until their rates have fallen to nothing; what all say then, on average.
+
+    Nothing is chosen. The curve is of what they said of the last `every` batches, each before they learned from it: it
+    shows when learning ends, and of moved views that are hardly seen twice how well it is learned.
+    """
+    rng = np.random.default_rng(how.seed)
+    said, of, curve = [], [], []
+    for step in range(1, how.most + 1):
+        which = batch_of(known, how, rng)
+        said.append(heads.learn(step, drawn(views, known.rows[which], rng), known.values[which]).mean(0))
+        of.append(which)
+        if step % how.every == 0 or step == how.most:
+            curve.append((step, plain_score(known.part(np.concatenate(of)), np.concatenate(said))))
+            said, of = [], []
+    return Told(heads.tell_all(test, asked.rows).mean(0), {"heads": len(heads.heads), "annealed": how.most}, curve)
+
+
+def batch_of(known: Question, how: Training, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Which clips are learned from next."""
+    return rng.choice(len(known.rows), min(how.batch, len(known.rows)), replace=False)
 
 
 def drawn(views: Sequence[NDArray[Any]], rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
@@ -504,11 +538,10 @@ def drawn(views: Sequence[NDArray[Any]], rows: NDArray[np.int64], rng: np.random
 
 
 @torch.no_grad()
-def read(head: nn.Module, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
+def read(head: nn.Module, inputs: NDArray[Any], rows: NDArray[np.int64]) -> Tensor:
     """What a head says of some clips: float32 [n, columns]."""
     batches = (torch.from_numpy(inputs[rows[at : at + 256]]) for at in range(0, len(rows), 256))
-    told: Floats = torch.cat([head(batch.to(train_device()).float()) for batch in batches]).cpu().numpy()
-    return told
+    return torch.cat([head(batch.to(train_device()).float()) for batch in batches])
 
 
 @dataclass(frozen=True)
@@ -538,14 +571,15 @@ class Bench:
     def tell(self, name: str, probe: str, labels: int | None, how: Training) -> Told:
         """What one probe says of one variable of the test clips."""
         question, asked = self.asked[name], self.answers[name]
-        known, held = map(question.part, parted(len(question.rows), labels, how))
+        chosen = probe in POOLED or how.patience > 0
+        known, held = map(question.part, parted(len(question.rows), labels, how, chosen))
         if probe.startswith("attentive"):
             blocks = int(probe.removeprefix("attentive"))
             return attentive(self.train, self.test, known, held, asked, self.grid, blocks, how, self.views)
         if probe == FINETUNE:
             assert self.tune is not None, "raw pixels have no encoder that could learn"
             return self.tune(known, held, asked, how)
-        return self._pooled({"ridge": ridge, "knn": knn}[probe], known, held, asked)
+        return self._pooled(POOLED[probe], known, held, asked)
 
     def _pooled(self, fit: Callable[..., Told], known: Question, held: Question, asked: Question) -> Told:
         parts = [self.train[known.rows], self.train[held.rows], self.test[asked.rows]]
@@ -572,12 +606,12 @@ def run(
 ) -> dict[str, Any]:
     """Probe an encoder, a random-init one and raw pixels on worlds; write figures to `out` and curves beside it (PNG).
 
-    data, train_data: worlds to test and to train on, of which a fifth validates. layers: of the encoder (None: its
-    taps). labels: at most so many training clips a variable. views: so many more of every training clip (`views_of`)
-    for attentive probes; V-JEPA's learn from crops and mirror images, too. tubelets: frozen features of the last so
-    many alone (None: of all). Every figure is kept in `out` with the ending .cells.jsonl as soon as it is there, and
-    not made again. Raises ValueError for a probe, layer or variable that does not exist, for places that would be
-    asked of moved views, for views that no probe would learn from, and for an encoder that would
+    data, train_data: worlds to test and to train on; where something is chosen, a fifth of these validates. layers: of
+    the encoder (None: its taps). labels: at most so many training clips a variable. views: so many more of every
+    training clip (`views_of`) for attentive probes; V-JEPA's learn from crops and mirror images, too. tubelets: frozen
+    features of the last so many alone (None: of all). Every figure is kept in `out` with the ending .cells.jsonl as
+    soon as it is there, and not made again. Raises ValueError for a probe, layer or variable that does not exist, for
+    places that would be asked of moved views, for views that no probe would learn from, and for an encoder that would
     learn from them.
     """
     world, how = VJEPA2World.from_pretrained(model), how or Training()
@@ -633,7 +667,7 @@ class Taker:
         time, height, width = grid_of(like.model.config)
         grid = (tubelets or time, height, width)
         see = latest(self.see, grid, grid[0])
-        last = 0 if self.layer else grid[0] * int(like.model.config.tubelet_size)  # patches and pixels know no others
+        last = 0 if self.layer else grid[0] * window_of(like.model.config).tubelet  # patches and pixels know no others
         features = [watch(part, see, like, last=last) for part in (train, test)]
         more = views_of(train, see, like, views, last) if views else []
         return Bench(features[0], features[1], grid, asked, answers, tune, views=more)
@@ -691,7 +725,8 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
-    """Validation curves of the attentive probes, a panel for every variable: flat at first, then sudden."""
+    """Curves of the attentive probes, a panel for every variable: flat at first, then sudden. On validation; of those
+    that learn from every clip, on the clips that they are about to learn from."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
@@ -703,9 +738,11 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     picture = Picture(figsize=(3.2 * len(names), 3 + 0.2 * math.ceil(curves / columns)), layout="constrained")
     FigureCanvasAgg(picture)
     for axes, name in zip(picture.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for one in (one for one in trained if one["variable"] == name):
+        asked = [one for one in trained if one["variable"] == name]
+        clips = "about to be learned from" if all("annealed" in one for one in asked) else "validation"
+        for one in asked:
             axes.plot(*zip(*one["curve"], strict=True), label=f"{one['taker']}, {one['probe']}", lw=1)
-        axes.set(title=name, xlabel="steps", ylabel=f"{one['metric']} (validation)")
+        axes.set(title=name, xlabel="steps", ylabel=f"{one['metric']} ({clips})")
     picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=columns)
     picture.savefig(path, dpi=120, metadata={"Software": None})
 

@@ -97,6 +97,52 @@ def test_heads_whose_rates_fall_are_heard_together_at_their_end(bench: Bench) ->
     assert not left.keys() & {"converged", "steps", "lr"}, "none is chosen"
 
 
+@pytest.mark.parametrize("kind", ["attentive1", "ridge"])
+@pytest.mark.parametrize("patience", [0, 2])
+def test_clips_are_kept_from_learning_only_where_something_is_chosen(
+    bench: Bench, kind: str, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe whose rates fall to nothing chooses nothing; a penalty is always chosen."""
+    learned: list[int] = []
+
+    def spy(*given: Any) -> probe.Told:
+        learned.append(max(len(one.rows) for one in given if isinstance(one, Question) and one is not left))
+        return probe.Told(np.zeros((400, 2), dtype=np.float32), {}, [])
+
+    left = bench.answers["left"]
+    monkeypatch.setattr(probe, "attentive", spy)
+    monkeypatch.setitem(probe.POOLED, "ridge", spy)
+    bench.tell("left", kind, 100, replace(QUICK, patience=patience))
+    assert learned == [100 if kind == "attentive1" and not patience else 80]
+
+
+def test_a_curve_of_falling_rates_is_of_what_heads_say_as_they_learn(bench: Bench) -> None:
+    """Heads that are right of every third batch and wrong of the others."""
+    how = replace(QUICK, patience=0, most=6, every=3, batch=800, rates=((0.0, 0.0),))
+    question = bench.asked["left"]
+
+    class Third(probe.Heads):
+        def learn(self, step: int, tokens: torch.Tensor, values: probe.Floats) -> probe.Floats:
+            right = np.stack([1 - values, values], axis=1)
+            return (right if step % 3 == 2 else 1 - right)[None]
+
+    head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 6, 2))
+    heads = Third([head], [torch.optim.SGD(head.parameters(), lr=0.0)], question, how)
+    told = probe.trained(heads, bench.train, bench.test, question, question, bench.answers["left"], how)
+    steps, scores = zip(*told.curve, strict=True)
+    assert steps == (3, 6) and scores == pytest.approx((1 / 3, 1 / 3))
+
+
+def test_heads_say_in_the_variables_own_units_what_they_did_before_a_step(bench: Bench) -> None:
+    question, how = bench.asked["bright"], replace(QUICK, rates=((1.0, 0.0),))
+    head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 6, 1))
+    heads = probe.Heads([head], [torch.optim.SGD(head.parameters(), lr=1.0)], question, how)
+    before = heads.tell_all(bench.train, question.rows[:64])
+    said = heads.learn(5, torch.from_numpy(bench.train[:64]).float(), question.values[:64])
+    np.testing.assert_allclose(said, before, rtol=1e-5)
+    assert not np.allclose(heads.tell_all(bench.train, question.rows[:64]), before)
+
+
 def test_what_heads_say_together_is_their_mean(bench: Bench) -> None:
     how, question = replace(QUICK, patience=0, most=2, rates=((0.0, 0.0),) * 2), bench.asked["bright"]
     modules = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 6, 1)) for _ in how.rates]
