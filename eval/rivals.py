@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
 from transformers import VJEPA2Config, VJEPA2Model
 
 from ..perception.encoder import VJEPA2World, window_of
@@ -57,7 +56,7 @@ from .imagined import Filming, open_painter, watch_film
 from .probe import random_init
 from .record import digest, mark, provenance, rounded, write
 from .report import percent
-from .stats import holm, over_runs, scene_weights
+from .stats import holm, scene_weights, with_runs
 from .turns import claim_of, in_turn
 
 Floats = NDArray[np.float64]
@@ -326,30 +325,24 @@ def _headline(line: Headline, answered: Answered) -> dict[str, Any]:
     scenes = [row["scene"] for row in some]
     weights = np.concatenate([np.ones((1, len(some))), *scene_weights(scenes, RESAMPLES, 0)])  # [B, n]
     scores = {name: np.stack([measured(rows)[1](weights) for rows in runs]) for name, runs in kept.items()}  # [R, B]
-    rng = np.random.default_rng(0)
-    means = {name: over_runs(values, rng) for name, values in scores.items()}  # [B]
-    first, base = next(iter(means.items()))
+    first = next(iter(scores))
     told, drawn = first + IMAGINING, first + FILMING
-    arms = {
-        name: {**_interval(mean), "n": len(some), "chance": chance, "runs": scores[name][:, 0].tolist()}
-        for name, mean in means.items()
-    }
+    arms = {name: _arm(values) | {"n": len(some), "chance": chance} for name, values in scores.items()}
     found: dict[str, Any] = {"label": line.label, "metric": metric, "arms": arms}
-    found["ahead_of"] = {name: _difference(base - mean) for name, mean in list(means.items())[1:]}
-    both = {told, drawn} <= means.keys()
-    return found | {"imagining_ahead_of": {drawn: _difference(means[told] - means[drawn])} if both else {}}
+    found["ahead_of"] = {name: _ahead(scores[first], values) for name, values in list(scores.items())[1:]}
+    both = {told, drawn} <= scores.keys()
+    return found | {"imagining_ahead_of": {drawn: _ahead(scores[told], scores[drawn])} if both else {}}
 
 
-def _interval(drawn: Floats) -> dict[str, float]:
-    """The figure itself comes first, then its resamples: [B]."""
-    low, high = np.percentile(drawn[1:], (2.5, 97.5))
-    return {"value": float(drawn[0]), "low": float(low), "high": float(high)}
+def _arm(scores: Floats) -> dict[str, Any]:
+    """The mean over an arm's runs [R, B], its interval over scenes and runs, and each run."""
+    found = with_runs(scores.mean(axis=0), scores[:, 0])
+    return {**{name: found[name] for name in ("value", "low", "high")}, "runs": scores[:, 0].tolist()}
 
 
-def _difference(drawn: Floats) -> dict[str, float]:
-    """As `_interval`, with the chance of as large a difference where there is none: its resamples are taken as normal,
-    since a thousand of them cannot tell how rare it is."""
-    return {**_interval(drawn), "p": float(2 * norm.sf(abs(drawn[0]) / max(drawn[1:].std(), 1e-9)))}
+def _ahead(ours: Floats, theirs: Floats) -> dict[str, float]:
+    """How far one arm's mean lies above another's [R, B], of the same scenes."""
+    return with_runs(ours.mean(axis=0) - theirs.mean(axis=0), ours[:, 0], theirs[:, 0])
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -15,10 +15,12 @@ from foretell.eval.stats import (
     figure,
     holm,
     mean_of,
+    over_runs,
     reliability,
     risk_coverage,
     spearman,
     versus,
+    with_runs,
 )
 
 
@@ -148,6 +150,51 @@ def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
 def test_no_questions_is_an_error() -> None:
     with pytest.raises(ValueError, match="no questions"):
         figure(mean_of([]), [], None)
+
+
+def few_runs(rng: np.random.Generator, resamples: int = 400) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Three runs' figures around 0, far apart, and the same scenes' luck in every resample: [3, 1 + B]."""
+    runs, scenes = rng.normal(0, 1, (3, 1)), rng.normal(0, 0.3, resamples + 1)
+    scenes[1:] += scenes[0]
+    return runs + scenes
+
+
+def test_an_interval_over_three_runs_covers_the_truth_as_often_as_it_claims() -> None:
+    rng = np.random.default_rng(0)
+    found = [with_runs(scores.mean(0), scores[:, 0]) for scores in (few_runs(rng) for _ in range(400))]
+    assert 0.93 < np.mean([one["low"] < 0 < one["high"] for one in found]) < 0.985
+    assert np.mean([one["p"] < 0.01 for one in found]) < 0.025
+
+
+def test_two_sides_of_three_runs_differ_by_luck_no_oftener_than_p_says() -> None:
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(400):
+        ours, theirs = few_runs(rng), rng.normal(0, 1, (3, 1)) + rng.normal(0, 0.1, 401)
+        found.append(with_runs(ours.mean(0) - theirs.mean(0), ours[:, 0], theirs[:, 0]))
+    assert 0.93 < np.mean([one["low"] < 0 < one["high"] for one in found]) < 0.99
+    assert np.mean([one["p"] < 0.05 for one in found]) < 0.07
+
+
+def test_runs_that_agree_leave_the_scenes_interval() -> None:
+    scenes = np.concatenate([[0.3], np.random.default_rng(0).normal(0.3, 0.1, 20_000)])
+    alone, alike = with_runs(scenes, np.array([0.3])), with_runs(scenes, np.array([0.3, 0.3, 0.3]))
+    assert alone == alike and alone["value"] == 0.3
+    assert (alone["high"] - alone["low"]) / 2 == pytest.approx(1.96 * 0.1, rel=0.02)
+    assert alone["p"] == pytest.approx(0.0027, rel=0.1)
+
+
+def test_curves_of_few_runs_are_drawn_as_far_apart_as_those_leave_open() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(400):
+        runs = rng.normal(0, 1, (3, 1, 2))  # two points of a curve
+        drawn = over_runs(np.repeat(runs, 401, axis=1), rng)
+        assert drawn[0] == pytest.approx(runs[:, 0].mean(0))
+        low, high = np.percentile(drawn[1:], (2.5, 97.5), axis=0)
+        covered.append((low < 0) & (high > 0))
+    assert (np.abs(np.mean(covered, axis=0) - 0.95) < 0.03).all()
+    assert over_runs(rng.normal(0, 1, (1, 5)), rng).shape == (5,)
 
 
 def test_two_takers_are_compared_on_the_questions_that_only_one_got_right() -> None:
