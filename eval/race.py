@@ -64,17 +64,20 @@ def resampled(curves: Sequence[Curve], question: Question, weights: Floats, rng:
 def ratios(
     jepa: Sequence[Curve], rival: Sequence[Curve], base: Floats, question: Question, levels: int = 9
 ) -> Floats | None:
-    """Log10 of the rival's operations over JEPA's at levels that both reach above random init's interval: [B, L].
+    """Log10 of the rival's operations over JEPA's at levels above random init's interval, up to the last that both
+    reach, or, where one never gets above it, the other: [B, L].
 
-    base: what random init told. None where there is no such level.
+    base: what random init told. None where neither gets above it. A variable that one side alone learns counts, too:
+    left out, the ratio would be of what both can do.
     """
     weights, rng = resamples_of(question), np.random.default_rng(0)
     start = score_of(question, base)(weights)
     ours, theirs = (resampled(side, question, weights, rng) for side in (jepa, rival))
-    low, high = float(np.percentile(start[1:], 97.5)), float(min(ours[0].max(), theirs[0].max()))
-    if high <= low:
+    low = float(np.percentile(start[1:], 97.5))
+    above = [top for side in (ours, theirs) if (top := float(side[0].max())) > low]
+    if not above:
         return None
-    wanted = np.linspace(low, high, levels + 1)[1:]
+    wanted = np.linspace(low, min(above), levels + 1)[1:]
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Floats = np.log10(crossings(rival[0].flops, theirs, start, wanted))
         return found - np.log10(crossings(jepa[0].flops, ours, start, wanted))
@@ -85,7 +88,8 @@ UNKNOWN: dict[str, Any] = {"value": None, "low": None, "high": None}
 
 
 def verdict(found: Sequence[Floats]) -> dict[str, Any]:
-    """Rival's compute over JEPA's: the median over all levels of all measurable variables, and its interval."""
+    """Rival's compute over JEPA's: the median over all levels of all measurable curves, each of a variable and a probe,
+    and its interval."""
     if not found:
         return UNKNOWN | {"words": "not measurable: nobody beats random init"}
     with warnings.catch_warnings():
@@ -97,4 +101,4 @@ def verdict(found: Sequence[Floats]) -> dict[str, Any]:
     numbers = {"value": medians[0], "low": low, "high": high}
     words = "JEPA needs less" if low > 0 else "JEPA needs more" if high < 0 else "the interval carries no verdict"
     told = {name: float(10**log) if np.isfinite(log) else None for name, log in numbers.items()}
-    return {**told, "words": words, "variables": len(found), "levels": int(sum(one.shape[1] for one in found))}
+    return {**told, "words": words, "curves": len(found), "levels": int(sum(one.shape[1] for one in found))}

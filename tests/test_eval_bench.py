@@ -69,8 +69,22 @@ def test_a_planted_ratio_is_found_within_its_interval(factor: float) -> None:
 
 def test_there_is_no_ratio_where_random_init_is_not_beaten() -> None:
     question = asked()
-    assert ratios(planted(question, 1.0, 1), planted(question, 2.0, 2), told(question, 0.9, 3), question) is None
+    assert ratios(planted(question, 1.0, 1), planted(question, 2.0, 2), told(question, 0.95, 3), question) is None
     assert verdict([])["value"] is None and "not measurable" in verdict([])["words"]
+
+
+@pytest.mark.parametrize("learns", ["jepa", "rival"])
+def test_what_one_side_alone_learns_counts(learns: str) -> None:
+    """The other never gets there: its compute is beyond any."""
+    question, flops = asked(), np.array([1.0, 2.0])
+    never = [
+        Curve("x", flops, flops, "here", [told(question, 0.5, 90 + run), told(question, 0.5, run)]) for run in (1, 2, 3)
+    ]
+    jepa, rival = (planted(question, 1.0, 1) if side == learns else never for side in ("jepa", "rival"))
+    found = ratios(jepa, rival, told(question, 0.6, 3), question)
+    assert found is not None and (found[0] == (np.inf if learns == "jepa" else -np.inf)).all()
+    said = verdict([found])
+    assert said["value"] is None and said["words"] == ("JEPA needs less" if learns == "jepa" else "JEPA needs more")
 
 
 def test_rivals_get_the_same_compute_and_the_same_choices() -> None:
