@@ -27,7 +27,7 @@ from ..train.alarm import Unhealthy
 from ..train.data import Packed, live_encoder, load_clips
 from ..train.learner import OBJECTIVES, build, objective_of, step_flops
 from ..train.objectives import pixels_of
-from ..train.recipes import PretrainRecipe, nano_encoder
+from ..train.recipes import PretrainRecipe, nano_encoder, plain
 from .probe import (
     TWO_RATES,
     Bench,
@@ -222,7 +222,8 @@ def done(job: Job, folder: Path) -> bool:
 def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
     """Pretrain a job, or go on with it; its encoders along the way.
 
-    What the alarm said of a run is kept, and raised again without another run.
+    What the alarm said of a run is kept, and raised again without another run. Raises ValueError where the folder holds
+    a finished run of another recipe.
     """
     out = folder / job.name
     recipe = replace(job.recipe, snapshots=kept_at(job), log_every=job.recipe.steps)
@@ -238,6 +239,7 @@ def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
             out.mkdir(parents=True, exist_ok=True)
             write(said, str(error))
             raise
+    refuse_another(out, recipe)
     extra = cost_of_teacher(folder / job.teacher) if job.teacher else (0.0, 0.0)
     points = []
     for step in recipe.snapshots:
@@ -245,6 +247,19 @@ def points_of(job: Job, data: Path, folder: Path) -> list[Point]:
         flops, seconds = told["flops"] + extra[0], told["wall_seconds"] + extra[1]
         points.append(Point(pretrain.snapshot(out, step), flops, seconds, told["machine"]))
     return points
+
+
+PACE = ("snapshots", "log_every", "probe_every", "save_every")
+"""What of a recipe says when a run writes, not what it learns."""
+
+
+def refuse_another(out: Path, recipe: PretrainRecipe) -> None:
+    """Raises ValueError where a run's folder, made here or brought, is of another recipe."""
+    held = plain(PretrainRecipe()) | json.loads((out / "recipe.json").read_text(encoding="utf-8"))
+    wanted = plain(recipe)
+    if wrong := [name for name in wanted if name not in PACE and held[name] != wanted[name]]:
+        told = ", ".join(f"{name} {held[name]}, not {wanted[name]}" for name in wrong)
+        raise ValueError(f"{out} holds a run of another recipe ({told}): remove it, or choose another --runs")
 
 
 def cost_of_teacher(folder: Path) -> tuple[float, float]:

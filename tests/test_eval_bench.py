@@ -261,7 +261,13 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert longer["missing"] == ["axis-vjepa-tiny-4000", "axis-videomae-tiny-4000"], "wants more clips than there are"
     assert "for want of clips: axis-vjepa-tiny-4000" in table(longer) and "want of clips" not in table(found)
     assert longer["data_axis"] == found["data_axis"] and len(asked_for) == cells + 1
-    copytree(tmp_path / "runs" / "axis-vjepa-tiny-40", tmp_path / "runs" / "axis-vjepa-tiny-4000")  # made elsewhere
+    made = (
+        copytree(tmp_path / "runs" / "axis-vjepa-tiny-40", tmp_path / "runs" / "axis-vjepa-tiny-4000") / "recipe.json"
+    )
+    recipe = json.loads(made.read_text())
+    with pytest.raises(ValueError, match=r"another recipe \(clips 40, not 4000\): remove it"):
+        run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
+    made.write_text(json.dumps(recipe | {"clips": 4000}))  # as if made elsewhere
     brought = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     assert brought["missing"] == ["axis-videomae-tiny-4000"] and len(asked_for) == cells + 11
     grown = {(row["objective"], row["most"]) for row in brought["data_growth"]}
