@@ -219,12 +219,15 @@ class Samples:
     """The per-sample file: one JSON line a question and taker, appended as answers come."""
 
     def __init__(self, path: Path, takers: Iterable[Marked]) -> None:
-        """Keep the rows of these takers under these marks; drop others, and a last line that was cut off."""
+        """Keep the rows of these takers under these marks, and on disk those of takers who are not there this time;
+        drop what these said under other marks, and a last line that was cut off."""
         self.path = path
-        marks = {(taker.name, taker.mark) for taker in takers}
-        self.rows = {(row["taker"], row["id"]): row for row in readable(path) if (row["taker"], row["mark"]) in marks}
+        marks = {taker.name: taker.mark for taker in takers}
+        held = list(readable(path))
+        self.rows = {(row["taker"], row["id"]): row for row in held if marks.get(row["taker"]) == row["mark"]}
+        absent = [row for row in held if row["taker"] not in marks]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, "".join(line(row) for row in self.rows.values()))
+        write(path, "".join(map(line, [*absent, *self.rows.values()])))
 
     def add(self, rows: Iterable[Row]) -> None:
         fresh = list(rows)

@@ -374,6 +374,19 @@ def test_a_missing_or_broken_answer_is_wrong(worlds: Path) -> None:
     assert exam.score(kept)[1].value == 0.0
 
 
+def test_answers_of_a_taker_who_is_not_there_this_time_stay(worlds: Path, tmp_path: Path) -> None:
+    rows = exam.load_rows(load_clips(worlds))[:2]
+    answer: dict[str, Any] = {"probabilities": {"yes": 1.0}, "abstained": False}
+    here, away = (exam.Taker(name, "1", lambda: lambda group: [answer] * len(group)) for name in ("here", "away"))
+    samples = exam.Samples(tmp_path / "s.jsonl", [here, away])
+    for taker in (here, away):
+        exam.sit(taker, [rows], samples)
+    alone = exam.Samples(tmp_path / "s.jsonl", [exam.Taker("here", "2", here.open)])
+    assert alone.rows == {}, "weights changed, and the other's answers are nobody's here"
+    again = exam.Samples(tmp_path / "s.jsonl", [here, away])
+    assert {name for name, _ in again.rows} == {"away"} and len(again.rows) == 2
+
+
 def test_an_answer_that_is_no_option_is_wrong(worlds: Path) -> None:
     rows = exam.load_rows(load_clips(worlds))[:1]
     taker = exam.Taker("m", "1", lambda: lambda group: [{"probabilities": {"perhaps": 1.0}, "abstained": False}])
