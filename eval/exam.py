@@ -503,7 +503,7 @@ def _takers(
         learned = digest(train.root / "questions.jsonl")
         yield Taker(
             "blind", mark(data, learned), lambda: guessing(Blind.fit(load_rows(train))), shared=False,
-            means="trained on the same questions, `until` and duration; no video",
+            means="trained on the questions about the training worlds given here, `until` and duration; no video",
         )  # fmt: skip
         yield Taker(
             "mean features", mark(source, data, learned),
@@ -523,9 +523,7 @@ def _takers(
             means="the model, not trained again, shown the clips so",
         )  # fmt: skip
     for name, folder in controls.items():
-        yield Taker(
-            name, mark(folder, data), partial(watching_model, folder, packed), means="another model, trained apart"
-        )
+        yield Taker(name, mark(folder, data), partial(watching_model, folder, packed), means="another model")
 
 
 def watching_model(source: str | Path, packed: Packed, alter: Callable[[Clip], Clip] = lambda clip: clip) -> Answers:
@@ -596,6 +594,7 @@ def run(
     answered = {taker.name: kept.of(taker.name, asked) for taker in takers}
     found = {
         **provenance(command),
+        "weights": mark(model_dir or NANO),
         "data": {"test": _data(packed, groups)}
         | ({"train": _data(train, by_frames(load_rows(train)))} if train else {}),
         "takers": {taker.name: taker.means for taker in takers},

@@ -321,11 +321,12 @@ def rivals_section(found: Results) -> str:
 
     data, seeds = found["data"], found["seeds"]
     over = f"scenes and {seeds} trainings each" if seeds > 1 else "scenes alone: one training each, whose luck is in it"
+    spread = ", whose spread few of them tell: Student's t" if seeds > 1 else ""
     count = sum(len(differences(line)) for line in found["figures"].values())
     return (
         f"{table(found)}\n\nPer cent. {_made(found)}, on {data['questions']:,} questions about {data['scenes']:,} "
         f"scenes. Ahead or behind: p < {ALPHA:g}, adjusted for all {count} comparisons (Holm). In brackets: 95% "
-        f"intervals over {over}."
+        f"intervals over {over}{spread}."
     )
 
 
@@ -407,8 +408,11 @@ def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 FIGURES = """{tables}
 
-Blind: a text-only model trained on the same questions, with `until` and duration. Mean features: this model with its
-world features replaced by their training mean.
+Blind: a text-only model trained on questions of the same kinds about fewer training worlds than this model learned
+from, with `until` and duration. Mean features: this model with its world features replaced by their training mean.
+Random init, raw pixels and V-JEPA, same budget: fresh bridges with one short training, the same for each, to be
+compared with each other and not with this model, which was trained for much longer. Untrained, stitched: this bridge
+behind an encoder that learned nothing, no step trained.
 
 <details><summary>Every scenario and question type</summary>
 

@@ -174,6 +174,7 @@ def run(
     found = {
         **provenance(command),
         "benchmark": name,
+        "weights": mark(model or NANO),
         "data": {
             "rows": len(rows),
             "scenes": len({row["scene"] for row in rows}),
