@@ -11,6 +11,9 @@ from .answer import Answer, Foretell
 
 Row = dict[str, Any]
 
+_BEGINNING = b'{"id": '
+"""What every row of answers starts with."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -43,9 +46,13 @@ def answer_file(questions: str | Path, out: str | Path, model: Foretell) -> Coun
 
     Answers are appended as they come, so that a run that was stopped loses nothing; a second run asks only what is
     missing or failed, and the file ends up in the order of the questions. Raises ValueError or OSError where nothing
-    could start: questions that are not there, an `out` that holds something else.
+    could start: questions that are not there, an `out` that holds something else or is no regular file. Where `out` is
+    a link, what it names is written.
     """
     questions, out = Path(questions), Path(out)
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{out}: no regular file: answers are kept in one, so name a file with --out")
+    out = Path(os.path.realpath(out))  # Path.resolve gives up on a link to itself
     entries = read_entries(questions)
     if out.exists() and out.samefile(questions):
         raise ValueError(f"{out}: answers would overwrite the questions: name another file with --out")
@@ -131,14 +138,22 @@ def _previous(out: Path, entries: Sequence[Entry]) -> dict[int, Row]:
 
 
 def _whole_rows(path: Path) -> Iterator[Row]:
-    """The JSON objects of a file that may be absent, or cut off in its last line."""
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for line in lines[:-1]:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        yield row if isinstance(row, dict) else {}
+    """The JSON objects of a file that may be absent, or cut off in its last line; {} for what is none."""
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    yield from map(_row_of, lines)
+    if row := _row_of(last):
+        yield row
+    elif not (last.startswith(_BEGINNING) or _BEGINNING.startswith(last)):
+        yield {}
+
+
+def _row_of(line: bytes) -> Row:
+    """The JSON object on a line, or {}."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _asked(model: Foretell, entries: Sequence[Entry], todo: Sequence[int]) -> Iterator[tuple[list[int], list[Row]]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -392,6 +393,52 @@ def test_a_file_that_is_something_else_is_not_overwritten(
         with pytest.raises(ValueError, match=reason):
             answer_file(questions, out, model)
     assert other.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"recipe": "nano"}', b'{"id": "mine", "answer": "yes"}', b"[1, 2]", b"once upon a time", b"[" * 100_000 + b"\n"],
+)
+def test_another_file_is_known_by_its_unfinished_line_or_deep_brackets(
+    model: Foretell, make_video: VideoMaker, tmp_path: Path, content: bytes
+) -> None:
+    questions, out = four_rows(make_video, tmp_path), tmp_path / "other"
+    out.write_bytes(content)
+    with pytest.raises(ValueError, match="holds more than answers to these questions: name another file with --out"):
+        answer_file(questions, out, model)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 30, -1])
+def test_a_last_answer_that_was_cut_off_anywhere_is_asked_anew(
+    model: Foretell, make_video: VideoMaker, tmp_path: Path, cut: int
+) -> None:
+    questions, out = four_rows(make_video, tmp_path), tmp_path / "a.jsonl"
+    answer_file(questions, out, model)
+    whole = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(whole[0] + whole[1][:cut])
+    counts = answer_file(questions, out, model)
+    assert counts.kept == (2 if cut == -1 else 1)  # it lacks but its line's end
+    assert out.read_bytes().splitlines(keepends=True)[:2] == whole[:2]
+
+
+def test_what_is_no_regular_file_is_left_as_it_is(model: Foretell, make_video: VideoMaker, tmp_path: Path) -> None:
+    questions = four_rows(make_video, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for out in (tmp_path / "pipe", tmp_path / "null", tmp_path):
+        with pytest.raises(ValueError, match="no regular file: answers are kept in one, so name a file with --out"):
+            answer_file(questions, out, model)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "null").is_char_device()
+
+
+def test_answers_are_written_where_a_link_points(model: Foretell, make_video: VideoMaker, tmp_path: Path) -> None:
+    questions, link, named = four_rows(make_video, tmp_path), tmp_path / "link", tmp_path / "far" / "a.jsonl"
+    link.symlink_to(named)
+    answer_file(questions, link, model)
+    assert link.readlink() == named
+    assert [row["id"] for row in read_rows(named)] == ["q0", "q1", "q2", "q3"]
 
 
 @pytest.mark.parametrize(
