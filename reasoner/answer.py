@@ -34,6 +34,8 @@ _YES_NO_QUESTION = re.compile(
     re.IGNORECASE,
 )
 
+_WANTED = 'write {"temperature": above 0, "threshold": 0 to 1}, or remove the file: nothing abstains then'
+
 Question = tuple[str, Sequence[str] | None]
 Frames: TypeAlias = Clip | NDArray[np.uint8]
 T = TypeVar("T")
@@ -64,8 +66,18 @@ class Calibration:
 
     @classmethod
     def read(cls, path: Path | None) -> "Calibration":
-        """From calibration.json; without the file nothing is changed and nothing abstains."""
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path and path.is_file() else cls()
+        """From calibration.json; without the file nothing is changed and nothing abstains. Raises ValueError where it
+        holds anything else than a temperature above 0 and a threshold between 0 and 1."""
+        if path is None or not path.is_file():
+            return cls()
+        try:
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            usable = 0 < found.temperature < math.inf and 0 <= found.threshold <= 1
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: no calibration ({error}): {_WANTED}") from None
+        if not usable:
+            raise ValueError(f"{path}: temperature {found.temperature}, threshold {found.threshold}: {_WANTED}")
+        return found
 
 
 @dataclass(frozen=True)

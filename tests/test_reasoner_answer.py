@@ -239,6 +239,25 @@ def test_calibration_is_read_where_there_is_one(tmp_path: Path) -> None:
     assert Calibration.read(tmp_path / "calibration.json") == Calibration(0.5, 0.6)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "no calibration"),
+        ("[0.5, 0.6]", "no calibration"),
+        ('{"heat": 2.0}', "no calibration .*heat"),
+        ('{"temperature": "2"}', "no calibration"),
+        ('{"temperature": 0}', r"temperature 0, threshold 0\.0"),
+        ('{"temperature": NaN}', "temperature nan"),
+        ('{"threshold": 60}', r"temperature 1\.0, threshold 60"),
+    ],
+)
+def test_a_calibration_that_is_none_is_refused_by_its_name(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"calibration\.json: {reason}.*temperature.*above 0.*0 to 1") as error:
+        Calibration.read(tmp_path / "calibration.json")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("options", [CHOICE, None])
 def test_the_plot_is_a_picture(model: Foretell, tmp_path: Path, options: tuple[str, ...] | None) -> None:
     clip = Clip(frames=noise(0), times=np.arange(8) / 8, duration=3.0, shown=0.875)
