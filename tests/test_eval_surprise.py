@@ -127,6 +127,13 @@ def test_contexts_are_told_in_frames(encoder: Path, window: int, context: int | 
             contexts_of(watcher, window, context)
 
 
+def test_a_damaged_encoder_is_refused_by_its_folder(tmp_path: Path) -> None:
+    VJEPA2Model(tiny_config()).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=f"^{tmp_path}: its weights are damaged.*copy the model anew.*git lfs pull"):
+        open_watcher(tmp_path)
+
+
 def test_an_encoder_of_single_frames_expects_nothing(tmp_path: Path) -> None:
     VJEPA2Model(picture_config()).save_pretrained(tmp_path / "picture")
     with pytest.raises(ValueError, match="sees single frames"):

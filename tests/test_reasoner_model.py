@@ -1,6 +1,7 @@
 """The hybrid model: an ordinary transformers model whose encoder stays frozen and whose LoRA stays in its place."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,45 @@ def test_a_bridge_of_another_version_is_refused_in_words(model: Any, tmp_path: P
     )
     with pytest.raises(ValueError, match=r"or another version of foretell made it: train it anew.*out\.1\.weight"):
         load(tmp_path / "parts", llm=str(tmp_path / "llm"))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1000\n"
+
+
+@pytest.mark.parametrize("name", ["bridge.safetensors", "encoder/model.safetensors", "lora/adapter_model.safetensors"])
+@pytest.mark.parametrize("lora", ["folded", "trainable"])
+def test_weights_that_are_not_all_there_are_refused_by_their_folder(
+    model: Any, tmp_path: Path, name: str, lora: Lora
+) -> None:
+    parts, llm = tmp_path / "parts", tmp_path / "llm"
+    model.language_model.save_pretrained(llm)
+    save_parts(add_lora(model, rank=4), parts)
+    whole = (parts / name).read_bytes()
+    for held in (whole[: len(whole) // 2], b"", POINTER):
+        (parts / name).write_bytes(held)
+        with pytest.raises(ValueError, match=f"^{parts}: its weights are damaged.*copy the model anew.*git lfs pull"):
+            load(parts, llm=str(llm), lora=lora)
+    (parts / name).write_bytes(whole)
+    (llm / "model.safetensors").write_bytes(POINTER)
+    with pytest.raises(ValueError, match=f"^{llm}: its weights are damaged.*fetch it anew"):
+        load(parts, llm=str(llm), lora=lora)
+
+
+def test_a_damaged_unpacked_language_model_says_to_remove_it(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.language_model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr("foretell.reasoner.llm.embedded_llm", lambda: tmp_path)
+    with pytest.raises(ValueError, match=f"^{tmp_path}: .*remove this folder, and the language model is unpacked anew"):
+        load_llm()
+
+
+def test_a_model_without_its_encoder_is_never_asked_of_the_hub(model: Any, tmp_path: Path) -> None:
+    save_parts(model, tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "encoder")
+    with pytest.raises(ValueError, match="parts: its folder encoder is missing: copy the model anew"):
+        load(tmp_path / "parts")
 
 
 def test_parts_hold_neither_the_language_model_nor_a_path(model: Any, tmp_path: Path) -> None:
