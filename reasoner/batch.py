@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from .answer import Answer, Foretell
@@ -13,6 +15,8 @@ Row = dict[str, Any]
 
 _BEGINNING = b'{"id": '
 """What every row of answers starts with."""
+_NO_MEMORY = re.compile("out of memory|not enough memory|allocate memory|bad_alloc|alloc_failed", re.IGNORECASE)
+"""Of a RuntimeError of torch, on a CPU or an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -177,14 +181,21 @@ def _by_frames(entries: Sequence[Entry], todo: Iterable[int]) -> list[list[int]]
 
 
 def _answer_group(model: Foretell, group: Sequence[Entry]) -> list[Row]:
-    """Rows for questions on the same frames. A bad question fails alone, a bad video fails them all."""
+    """Rows for questions on the same frames. A bad question fails alone, a bad video fails them all; where memory is
+    too short for all of them, each is asked alone."""
     errors = [entry.error or _refusal(model, entry) for entry in group]
     good = [entry for entry, error in zip(group, errors, strict=True) if error is None]
+    short = False
     try:
         clip = model.read(group[0].video, group[0].until) if good else None
         found = iter(model.answer_many(clip, [(entry.question, entry.options) for entry in good]) if clip else ())
     except (ValueError, OSError) as error:
         errors = [known or _line(error) for known in errors]
+    except (MemoryError, RuntimeError) as error:
+        errors = [known or _shortage(error) for known in errors]
+        short = True
+    if short and len(good) > 1:
+        return [row for entry in group for row in _answer_group(model, [entry])]
     return [
         _failed(entry, error) if error else _row(entry, next(found)) for entry, error in zip(group, errors, strict=True)
     ]
@@ -197,6 +208,14 @@ def _refusal(model: Foretell, entry: Entry) -> str | None:
     except ValueError as error:
         return _line(error)
     return None
+
+
+def _shortage(error: Exception) -> str:
+    """Tells that memory ran out; raises the error again where it is another."""
+    if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+        raise error
+    told = shorten(_line(error), 160)
+    return f"memory ran out ({told}): shorten the question and its options, or ask it where there is more memory"
 
 
 def _line(error: Exception) -> str:

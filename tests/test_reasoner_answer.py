@@ -402,6 +402,43 @@ def test_a_second_run_asks_only_what_is_missing_or_failed(
     assert read_rows(out)[:3] == before
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_question_that_runs_out_of_memory_fails_alone(
+    model: Foretell, make_video: VideoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def greedy_for_memory(clip: Clip, questions: list[Any]) -> list[Answer]:
+        if any(question == "Will it all fall?" for question, _ in questions):
+            raise error
+        return whole(clip, questions)
+
+    whole = model.answer_many
+    monkeypatch.setattr(model, "answer_many", greedy_for_memory)
+    make_video("a.mp4")
+    asked = ["Will it fall?", "Will it all fall?", "Will it stay?"]
+    rows = [{"id": place, "video": "a.mp4", "question": question} for place, question in enumerate(asked)]
+    counts = answer_file(write_questions(tmp_path / "q.jsonl", rows), tmp_path / "a.jsonl", model)
+    assert (counts.answered, counts.failed) == (2, 1)
+    assert read_rows(tmp_path / "a.jsonl")[1]["error"].startswith("memory ran out (")
+
+
+def test_our_own_bugs_still_end_a_batch(
+    model: Foretell, make_video: VideoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)")
+
+    monkeypatch.setattr(model, "answer_many", wrong)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        answer_file(four_rows(make_video, tmp_path), tmp_path / "a.jsonl", model)
+
+
 def test_a_file_that_is_something_else_is_not_overwritten(
     model: Foretell, make_video: VideoMaker, tmp_path: Path
 ) -> None:
