@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import stat
 import struct
@@ -38,6 +39,7 @@ _DEMUXERS = "mov,matroska,avi"  # FFmpeg's names for these five
 _CHILD = [sys.executable, "-P", __file__]
 _HEAD = struct.Struct("<QQdd")  # height, width, duration, shown
 _TOLERANCE_US = 1000
+_URL = re.compile(r"(^|/)[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a Path has folded its two slashes into one
 
 StrPath = str | os.PathLike[str]
 OVERSAMPLE = 4
@@ -154,12 +156,12 @@ def read_clip(
 
 def open_file(path: StrPath, limits: Limits = Limits()) -> FileIO:
     """A regular file within the limits, opened to read its bytes. Raises VideoError for anything else."""
-    if "://" in os.fspath(path):
-        raise VideoError(path, "a URL is not fetched: files only, so download it first")
     try:
         # Without O_NONBLOCK, opening a named pipe waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and _URL.search(os.fspath(path)):
+            raise VideoError(path, "a URL is not fetched: files only, so download it first") from None
         raise VideoError(path, f"cannot be opened ({error.strerror}): {_ALLOWED}") from None
     except ValueError as error:
         raise VideoError(path, f"not a file name ({error}): {_ALLOWED}") from None

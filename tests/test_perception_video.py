@@ -6,7 +6,7 @@ import random
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -291,9 +291,17 @@ def test_the_file_need_not_be_named_like_a_video(tmp_path: Path) -> None:
 ALLOWED = "an mp4, mov, mkv, webm or avi file is allowed"
 
 
-@pytest.mark.parametrize("url", ["http://localhost/a.mp4", "file:///etc/passwd", "s3://bucket/a.mp4"])
-def test_urls_are_refused(url: str) -> None:
-    assert refusal(url) == "a URL is not fetched: files only, so download it first"
+@pytest.mark.parametrize("url", ["http://localhost/a.mp4", "file:///etc/passwd", "s3://bucket/a.mp4", "HTTPS://a/b"])
+@pytest.mark.parametrize("spelled", [str, Path, lambda url: Path("folder of questions") / url])
+def test_urls_are_refused(url: str, spelled: Callable[[str], str | Path]) -> None:
+    assert refusal(spelled(url)) == "a URL is not fetched: files only, so download it first"
+
+
+def test_a_file_whose_name_looks_like_a_url_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "http:").mkdir()
+    path = write(tmp_path / "http:" / "a.mp4", greys(4))
+    assert numbers(read_clip(path, rate=16.0, count=2)) == [2, 3]
+    assert refusal(tmp_path / "b:" / "a.mp4").startswith("cannot be opened")
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
