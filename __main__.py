@@ -84,12 +84,12 @@ def ask(
             found = foretell.answer(clip, question, _listed(options))
     else:
         found = _streamed(foretell.stream(clip, question))
-    if save_plot is not None:
-        room.save_plot(clip, found, save_plot, question)
     rest = asdict(found)
     result = {"video": str(video), "question": question, "until": until, "answer": rest.pop("text"), **rest}
     said = [found.text] if options is not None else []
     _tell(result, Group(*said, _odds(found), _certainty(found)), as_json)
+    if save_plot is not None:
+        room.save_plot(clip, found, save_plot, question)
 
 
 @app.command(epilog="Example: foretell answer questions.jsonl --out answers.jsonl")
@@ -166,10 +166,10 @@ def surprise(
         watcher = room.open_watcher(model)
     follow = partial(track, description="watching", console=Console(stderr=True))
     found = room.watch_video(video, watcher, until, context, window, lambda parts: iter(follow(parts)))
-    if save_plot is not None:
-        room.save_plot(found, save_plot)
     told = {"video": str(video), "until": until, **found.told()}
     _tell(told, Group(_course(told["curve"]), room.sentence(found)), as_json)
+    if save_plot is not None:
+        room.save_plot(found, save_plot)
 
 
 @app.command(epilog="Example: foretell worlds worlds/test --clips 500 --seed 900000 --scenarios towers,collide")

@@ -15,6 +15,7 @@ import typer
 
 from foretell.__main__ import _fields, _parsed, _recipe, app, main
 from foretell.eval.benchmarks import NAMES
+from foretell.eval.surprise import Surprise, sentence
 from foretell.perception.video import Clip, VideoError
 from foretell.reasoner.actions import Nothing, Push
 from foretell.reasoner.answer import Answer, Foretell
@@ -243,6 +244,28 @@ def test_json_is_all_of_stdout(oracle: Oracle, video: str, capsys: pytest.Captur
 def test_a_plot_is_saved(oracle: Oracle, video: str, tmp_path: Path) -> None:
     assert main(["ask", video, QUESTION, "--save-plot", str(tmp_path / "plot.png"), "--json"]) == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "told"), [("missing/plot.png", "missing/plot.png"), ("plot.xyz", "'xyz'")])
+def test_an_answer_is_told_though_its_plot_cannot_be_saved(
+    oracle: Oracle, video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    assert main(["ask", video, QUESTION, "--save-plot", str(tmp_path / name), "--json"]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["answer"] == "yes"
+    assert told in one_line(printed.err)
+
+
+def test_a_surprise_is_told_though_its_plot_cannot_be_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Surprise(CLIP, np.array([0.25, 0.5]), np.array([1.0, 2.0]), np.ones((1, 1, 1)))
+    monkeypatch.setattr("foretell.eval.surprise.open_watcher", lambda model: None)
+    monkeypatch.setattr("foretell.eval.surprise.watch_video", lambda *arguments: found)
+    assert main(["surprise", "clip.mp4", "--save-plot", "missing/plot.png"]) == 2
+    printed = capsys.readouterr()
+    assert sentence(found) in printed.out
+    assert "missing/plot.png" in one_line(printed.err)
 
 
 def test_a_bad_video_is_named(oracle: Oracle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
