@@ -853,14 +853,24 @@ def _diagnosis(checks: Sequence["Check"]) -> Table:
 
 
 def _tell(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
-    """The result of a command on stdout, as one line of JSON or for people; all else goes to stderr. Of several ranks
-    one tells it."""
+    """The result of a command on stdout, as one line of JSON or for people, text just as it is; all else goes to
+    stderr. Of several ranks one tells it."""
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        Console(highlight=False, markup=False).print(text, soft_wrap=isinstance(text, str))
+        print(_printable(json.dumps(result, ensure_ascii=False)))
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    for part in text.renderables if isinstance(text, Group) else [text]:
+        if isinstance(part, str):
+            print(_printable(part))  # rich would wrap it
+        else:
+            console.print(part)
+
+
+def _printable(text: str) -> str:
+    """Text whose bytes that are no UTF-8, as in the names of files, are written out as JSON does: \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _named(pairs: Sequence[str] | None) -> dict[str, str]:

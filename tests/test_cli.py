@@ -246,6 +246,25 @@ def test_a_plot_is_saved(oracle: Oracle, video: str, tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("option", [":fire: [red] wins", "word " * 40 + "end", "w" * 200, "a\tb"])
+def test_stdout_begins_with_the_answer_as_it_is(
+    oracle: Oracle, video: str, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["ask", video, QUESTION, "--options", f"{option},no"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{option}\n")
+    assert "\N{FIRE}" not in told
+
+
+def test_a_file_name_that_is_no_utf_8_is_told(
+    oracle: Oracle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    video = tmp_path / "clip\udcff.mp4"
+    video.touch()
+    assert main(["ask", str(video), QUESTION, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["video"] == str(video)
+
+
 @pytest.mark.parametrize(("name", "told"), [("missing/plot.png", "missing/plot.png"), ("plot.xyz", "'xyz'")])
 def test_an_answer_is_told_though_its_plot_cannot_be_saved(
     oracle: Oracle, video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
