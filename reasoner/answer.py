@@ -35,6 +35,7 @@ _YES_NO_QUESTION = re.compile(
 )
 
 _WANTED = 'write {"temperature": above 0, "threshold": 0 to 1}, or remove the file: nothing abstains then'
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘"), "'")
 
 Question = tuple[str, Sequence[str] | None]
 Frames: TypeAlias = Clip | NDArray[np.uint8]
@@ -103,7 +104,7 @@ def answer_text(option: str) -> str:
 def is_yes_no(question: str) -> bool:
     """Whether a question wants yes or no: it starts with an auxiliary verb and offers no other choice (red or blue)."""
     alternative = re.search(r"\bor\b(?! not\b)", question, re.IGNORECASE)
-    return bool(_YES_NO_QUESTION.match(question.strip())) and not alternative
+    return bool(_YES_NO_QUESTION.match(question.strip().translate(_APOSTROPHES))) and not alternative
 
 
 class Foretell:

@@ -74,7 +74,8 @@ def test_a_goal_is_the_questions_whose_answers_it_wants() -> None:
         ("Which way will the tower fall?", ("left", "right"), "left"),
     )
     assert read_goal("let it not fall").wanted[0][0] == "Will it not fall?"
-    assert read_goal("Will they touch?").wanted == (("Will they touch?", ("yes", "no"), "yes"),)
+    for question in ("Will they touch?", "Won’t they touch?"):
+        assert read_goal(question).wanted == ((question, ("yes", "no"), "yes"),)
 
 
 @pytest.mark.parametrize("goal", ["", "fall", "Which way will it fall?", "make"])
