@@ -46,9 +46,10 @@ T = TypeVar("T")
 class Answer:
     """What the model says and how sure it is.
 
-    text: one of the options verbatim, or generated text. confidence: its probability; for generated text that of its
-    tokens, as a geometric mean. abstained: too unsure to be relied on; text is then the best guess. evidence: what was
-    shown, in seconds from the first frame.
+    text: one of the options verbatim, or generated text. confidence: its probability; for generated text the geometric
+    mean of its tokens' probabilities, to the power of 1 / temperature: this orders generated texts, but promises no
+    share of right ones, as the temperature was fitted on yes/no questions. abstained: too unsure to be relied on; text
+    is then the best guess. evidence: what was shown, in seconds from the first frame.
     """
 
     text: str
@@ -389,7 +390,7 @@ class _Text:
         return piece
 
     def confidence(self, temperature: float) -> float:
-        """The geometric mean of its tokens' probabilities."""
+        """The geometric mean of its tokens' probabilities, its end's included, to the power of 1 / temperature."""
         return math.exp(sum(self.chances) / len(self.chances) / temperature)
 
 

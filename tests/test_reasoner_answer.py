@@ -164,6 +164,15 @@ def test_open_questions_asked_together_generate_what_transformers_generates_for_
     assert answer.probabilities is None
 
 
+def test_the_confidence_of_a_written_answer_is_its_geometric_mean_to_the_power_of_1_by_temperature(
+    model: Foretell,
+) -> None:
+    plain = model.answer(noise(2), "Why?")
+    sharp = Foretell(model.model, model.processor, Calibration(temperature=0.5)).answer(noise(2), "Why?")
+    assert sharp.text == plain.text
+    assert sharp.confidence == pytest.approx(plain.confidence**2, rel=1e-6)
+
+
 def test_a_stream_adds_up_to_the_answer(model: Foretell) -> None:
     stream, pieces = model.stream(noise(2), "What happens next?"), []
     while True:
