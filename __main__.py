@@ -260,6 +260,10 @@ def pretrain(
     teacher: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Encoder that objective=salt learns from.")
     ] = None,
+    probe_labels: Annotated[
+        Path | None,
+        typer.Option(metavar="NPY", help="A row of numbers a clip [N, K]: how well features tell them is logged."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in --out.")] = True,
     track: Track = "tensorboard",
     as_json: Json = False,
@@ -271,7 +275,7 @@ def pretrain(
 
     chosen = _recipe(ENCODERS, recipe, settings)
     clips = load_clips(data).root / "frames.npy" if data.is_dir() else data
-    encoder = room.run(clips, out, chosen, resume, init, teacher=teacher, track=track)
+    encoder = room.run(clips, out, chosen, resume, init, probe_labels, teacher, track)
     _tell({"encoder": str(encoder), "recipe": asdict(chosen)}, f"encoder and predictor: {encoder}", as_json)
 
 

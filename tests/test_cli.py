@@ -32,7 +32,7 @@ COMMANDS = {
     "worlds": "OUT --clips --seed --scenarios --shift --violations --interventions --size --frames --fps --shadows "
     "--engine --workers --preview --json",
     "features": "DATA --encoder --out --mirror --json",
-    "pretrain": "RECIPE --data --out --set --init --teacher --resume --no-resume --track --json",
+    "pretrain": "RECIPE --data --out --set --init --teacher --probe-labels --resume --no-resume --track --json",
     "train": "RECIPE --data --val --out --encoder --llm --features --init --set --max-bad --check-data --plan "
     "--cluster --shard --track --json",
     "export": "MODEL --out --merge --push --results --llm --json",

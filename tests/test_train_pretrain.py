@@ -9,12 +9,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import VJEPA2Model
 
+from foretell.__main__ import main
 from foretell.perception.encoder import IMAGENET_STD, VJEPA2World, normalise, tiny_config
 from foretell.perception.predictor import imagine, target_levels
 from foretell.train import checkpoint, learner
@@ -316,7 +318,7 @@ def test_the_log_holds_health_beside_loss(finished: Path) -> None:
     assert list((finished / "tensorboard").iterdir())
 
 
-def test_labels_are_probed_on_held_out_clips(data: Path, tmp_path: Path) -> None:
+def test_labels_are_probed_on_held_out_clips(data: Path, tmp_path: Path, capsys: Any) -> None:
     clips = np.repeat(np.load(data), 6, axis=0)
     np.save(tmp_path / "clips.npy", clips)
     bright = clips[..., 0].mean((1, 2, 3))
@@ -326,8 +328,9 @@ def test_labels_are_probed_on_held_out_clips(data: Path, tmp_path: Path) -> None
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"probe_0", "probe_1"} <= last.keys()
     np.save(tmp_path / "short.npy", np.zeros((3, 1)))
-    with pytest.raises(ValueError, match="one row a clip"):
-        run(tmp_path / "clips.npy", tmp_path / "other", recipe, probe_labels=tmp_path / "short.npy")
+    places = ["--data", str(tmp_path / "clips.npy"), "--out", str(tmp_path / "other")]
+    assert main(["pretrain", "tiny", *places, "--probe-labels", str(tmp_path / "short.npy")]) == 2
+    assert "one row a clip" in capsys.readouterr().err
 
 
 def test_a_run_may_start_from_a_folder(data: Path, finished: Path) -> None:
