@@ -14,10 +14,16 @@ ARITHMETIC = re.compile(r"avx\w*|amx\w*|fma|asimd\w*|bf16|sve\w*")
 
 
 def commit() -> str:
-    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" outside of a repository."""
-    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of this code, "-dirty" when tracked files differ from it; "unknown" where it has no repository.
+
+    Whoever owns this code's repository is trusted, as it is run anyway; one that lies around it is not even asked.
+    """
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-c", f"safe.directory={root}", "-c", "core.fsmonitor=false"]
+    command += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    within = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}
     try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        told = subprocess.run(command, cwd=root, env=within, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "unknown"
     return told.stdout.strip()
