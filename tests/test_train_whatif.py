@@ -108,3 +108,12 @@ def test_the_questions_lie_beside_worlds_that_stay_as_they_are_and_can_be_traine
     until = {clip["scene"]: clip["until"] for clip in map(json.loads, (out / "clips.jsonl").read_text().splitlines())}
     assert all(row["until"] == until[row["scene"]] for row in rows)
     assert len(read_samples(out / LISTING, tmp_path)) == count
+
+
+def test_the_questions_are_about_the_clips_that_are_there_where_pairs_take_turns_too(tmp_path: Path) -> None:
+    spec = Spec(("towers", "mass"))
+    generate(tmp_path, 4, 3, spec, progress=False)
+    write_whatif(tmp_path, 4, 3, spec, progress=False)
+    asked = [json.loads(line) for line in (tmp_path / "interventions/parts/00000.jsonl").read_text().splitlines()]
+    assert {row["scene"] for row in asked} == {"towers-4", "towers-5"}
+    assert all((tmp_path / row["video"]).is_file() for row in asked)

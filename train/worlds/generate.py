@@ -200,10 +200,15 @@ def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path
     return row | {"visible": shown.max(0).tolist()}
 
 
-def _numbered(number: int, painter: Any, out: Path, seed: int, spec: Spec) -> list[Row]:
+def scenario_of(number: int, seed: int, spec: Spec) -> Scenario:
+    """Whose turn it is at clip `number` of a request: each takes a clip, or a pair where something is hidden in one."""
     chosen = [SCENARIOS[name] for name in spec.scenarios]
-    turn = (seed + number) // 2 if any(one.hide for one in chosen) else number  # a pair has one scenario
-    return [make_clip(chosen[turn % len(chosen)], seed + number, spec, painter, out)]
+    turn = (seed + number) // 2 if any(one.hide for one in chosen) else number
+    return chosen[turn % len(chosen)]
+
+
+def _numbered(number: int, painter: Any, out: Path, seed: int, spec: Spec) -> list[Row]:
+    return [make_clip(scenario_of(number, seed, spec), seed + number, spec, painter, out)]
 
 
 def _make_part(part: int, out: Path, count: int, painter_of: Callable[[], Any], make: Make) -> None:

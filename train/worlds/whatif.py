@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ...reasoner.actions import SIDES, Action, Push, Remove
-from .generate import Spec, Story, find_story, make_all
+from .generate import Spec, Story, find_story, make_all, scenario_of
 from .interventions import intervene, removable
 from .parts import Verdict
 from .physics import Painter
 from .questions import YES_NO, Row, balance
-from .scenarios import SCENARIOS
 from .scene import Rng
 
 Phrasings = tuple[str, ...]
@@ -162,8 +161,7 @@ def _row(kind: str, type_: str, question: str, options: Iterable[str], answer: s
 
 
 def _numbered(number: int, painter: Painter, seed: int, spec: Spec) -> list[Row]:
-    scenario = SCENARIOS[spec.scenarios[number % len(spec.scenarios)]]
-    return ask_whatif(find_story(scenario, seed + number, spec), seed + number)
+    return ask_whatif(find_story(scenario_of(number, seed, spec), seed + number, spec), seed + number)
 
 
 def write_whatif(out: Path, clips: int, seed: int, spec: Spec, workers: int = 1, progress: bool = True) -> int:
