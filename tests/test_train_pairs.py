@@ -148,6 +148,8 @@ def test_a_videofolder_names_its_files_from_the_folder(videos: Path, tmp_path: P
         (flat(videos=["clips/1.mp4"]), "names 2 videos"),
         (flat(video=3), "must be the path of a file, got 3"),
         (flat(video="https://a.b/c.mp4"), "a URL, which is not fetched"),
+        (flat(video={"bytes": "abc"}), "are text or numbers: name the path of a file"),
+        (flat(video={"bytes": [1, 2], "path": "a.mp4"}), "are text or numbers: name the path of a file"),
         (flat(answer=" . "), "the answer is empty"),
         (flat(answer=None), "the answer must be text, got None"),
         (flat(question=""), "the question is empty"),

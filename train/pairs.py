@@ -209,8 +209,11 @@ def _type(part: Any) -> Any:
 def _located(video: Any, folder: Path, unpacked: Path) -> Path:
     """Where a video lies: a path is relative to the set's folder, the bytes of a file are written to `unpacked`."""
     if isinstance(video, dict):  # as datasets gives it
-        if video.get("bytes") is not None:
-            return _unpack(video["bytes"], unpacked)
+        content = video.get("bytes")
+        if isinstance(content, bytes):
+            return _unpack(content, unpacked)
+        if content is not None:
+            raise ValueError("the bytes of its video are text or numbers: name the path of a file")
         video = video.get("path")
     if not isinstance(video, str) or not video:
         raise ValueError(f"video must be the path of a file, got {video!r}")
