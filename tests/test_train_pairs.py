@@ -248,6 +248,37 @@ def test_videos_inside_of_parquet_are_unpacked_once(videos: Path, tmp_path: Path
     assert [one.fault for one in watched(samples)] == [None, None]
 
 
+REMOTE = "configs:\n- config_name: default\n  data_files: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("card", "text", "told"),
+    [
+        ("README.md", "---\n" + REMOTE.format("hf://datasets/a/b/c.parquet") + "---\nWords\n", "by URL, which are not"),
+        (".huggingface.yaml", REMOTE.format("[{split: train, path: [https://a.b/c.jsonl]}]"), "by URL, which are not"),
+        ("README.md", "---\nconfigs: [\n---\n", "not YAML .*: mend it"),
+        (".huggingface.yaml", "made: 2024-99-99\n", "not YAML .*: mend it"),
+    ],
+)
+def test_a_folder_whose_card_names_files_elsewhere_is_refused_and_nothing_is_fetched(
+    card: str, text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="wants the extra `data`: pip install 'datasets>=4.6'")
+    monkeypatch.setattr(datasets, "load_dataset", lambda **given: pytest.fail(f"datasets was asked for {given}"))
+    (tmp_path / card).write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_samples(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("files", ["data/*.parquet", "&files [data/a.parquet, *files]"])
+def test_a_card_may_name_local_files_and_pages(files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="wants the extra `data`: pip install 'datasets>=4.6'")
+    rows = datasets.Dataset.from_list([flat()]).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda **given: {"train": rows})
+    (tmp_path / "README.md").write_text(f"---\nhomepage: https://a.b\n{REMOTE.format(files)}---\nSee https://a.b\n")
+    assert [one.turns for one in read_samples(tmp_path, tmp_path)] == [(YES,)]
+
+
 def test_too_many_faults_stop_the_run_and_are_written_down(tmp_path: Path) -> None:
     samples = read_samples(
         write(tmp_path / "a.jsonl", [flat(n, id=n, answer="yes" if n else "") for n in range(10)]), tmp_path

@@ -34,6 +34,8 @@ T = TypeVar("T")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MARKERS = ("<video>", "<image>")
 """Where a conversation shows its video; data made for LLaVA marks videos as images."""
+CARDS = ("README.md", ".huggingface.yaml")
+"""Where a folder laid out as on the Hub may say, in YAML, which files its rows are in."""
 MOST_BYTES = {"question": 1500, "options": 1500, "answer": 4000}
 """A token is a byte at least, so that no tokenizer makes more of a question than `ask` takes (MAX_QUESTION)."""
 
@@ -147,6 +149,8 @@ def _table(path: Path) -> Iterator[Row]:
         from datasets import load_dataset
     except ImportError:
         raise ValueError(f"{path}: reading it needs the library datasets: pip install 'datasets>=4.6'") from None
+    for name in CARDS:
+        _check_card(path / name)
     files = glob.escape(str(path)) if path.is_file() else str(path)
     given = {"path": str(path.resolve())} if path.is_dir() else {"path": "parquet", "data_files": files}
     splits = load_dataset(**given, streaming=True)
@@ -154,6 +158,37 @@ def _table(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path}: holds the splits {', '.join(splits)}: name the files of one, as DIR/train-*.parquet")
     (rows,) = splits.values()
     yield from rows.decode(False)  # a video stays a path, or the bytes of a file
+
+
+def _check_card(card: Path) -> None:
+    """Refuse a card of a Hub's folder that names its files by URL, which datasets would fetch. Raises ValueError."""
+    import yaml  # type: ignore[import-untyped]
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    if not card.is_file():
+        return
+    try:
+        text = card.read_bytes().decode()
+        if card.suffix == ".md":
+            front = REGEX_YAML_BLOCK.search(text)
+            text = front[2] if front else ""
+        facts = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{card}: not YAML ({' '.join(str(error).split())}): mend it or take it away") from None
+    if any("://" in text for text in _texts(facts.get("configs") if isinstance(facts, dict) else None)):
+        raise ValueError(f"{card}: names files by URL, which are not fetched: download them and name local files")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of YAML, whose parts may hold one another."""
+    left, seen = [value], set()
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict | list | set | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            left += [*one, *one.values()] if isinstance(one, dict) else one
 
 
 def _sample(row: Any, name: str, source: Path, folder: Path, unpacked: Path) -> Sample:
