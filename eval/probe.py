@@ -27,6 +27,7 @@ from transformers import VJEPA2Model
 from ..bridge.cache import claimed
 from ..bridge.projector import Intake, Reader, block
 from ..perception.encoder import VJEPA2World, World, grid_of, normalise, resize, tapped, window_of
+from ..perception.video import last_shown
 from ..train.data import Packed, load_clips
 from ..train.facts import Targets
 from ..train.learner import train_device, train_dtype
@@ -70,7 +71,7 @@ def variables_of(clip: Row) -> dict[str, float]:
     is named first, shape and mass where its shape has a name; count is of all objects; margin, in metres, is the
     smallest distance of a centre of mass from the rim of its support, of towers and of what a plank carries.
     """
-    last = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
+    last = min(last_shown(clip["until"], clip["fps"]), clip["frames"] - 1)
     now, before = (np.array(clip["states"][frame][0]) for frame in (last, max(last - 1, 0)))
     told = {clip["outcome"]["name"]: float(clip["outcome"]["value"]), "x": float(now[7]), "y": float(now[8])}
     if (count := count_seen(clip)) is not None:

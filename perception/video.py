@@ -106,6 +106,14 @@ def frame_grid(times: NDArray[np.float64], rate: float, count: int, until: float
     return latest.clip(min=0)
 
 
+def last_shown(until: float, rate: float) -> int:
+    """Which frame of a video at `rate` a second from 0 s on, numbered from 0, is the last that `until` shows (DESIGN).
+
+    A video that ends earlier shows its own last one.
+    """
+    return int((until + _TOLERANCE_US / 1e6) * rate)
+
+
 def _count_shown(micros: NDArray[np.int64], rate: float, until: float) -> int:
     first, last = int(micros[0]), int(micros[-1])
     frame = (last - first) / (len(micros) - 1) if len(micros) > 1 else 1e6 / rate

@@ -197,6 +197,7 @@ def test_variables_are_read_off_the_last_shown_frame() -> None:
     assert volume({"shape": "box", "half": [1, 2, 3]}) == 48
     assert volume({"shape": "cylinder", "half": [1, 2]}) == pytest.approx(4 * math.pi)
     assert "speed" not in variables_of({**clip, "until": 0.0})
+    assert variables_of({**clip, "fps": 6.0})["x"] == pytest.approx(0.1)  # the third frame comes later than `until`
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from foretell.perception import video
-from foretell.perception.video import Clip, Limits, VideoError, frame_grid, read_clip
+from foretell.perception.video import Clip, Limits, VideoError, frame_grid, last_shown, read_clip
 
 STEP = 8  # grey levels between neighbouring frames of `greys`
 LEAK_FREE = {"x264-params": "qp=12:bframes=0:rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"}
@@ -135,6 +135,14 @@ def test_grid_refuses_until_outside_the_video(until: float) -> None:
 
 def test_grid_allows_until_the_last_frame_ends() -> None:
     assert frame_grid(np.arange(32) / 16, 8.0, 1, until=2.0).tolist() == [31]
+
+
+@pytest.mark.parametrize("rate", [1, 2, 5, 6, 7, 8, 12, 15, 24, 25, 30, 60])
+def test_the_last_frame_shown_is_the_last_of_the_grid_at_every_rate(rate: int) -> None:
+    times, untils = np.arange(4 * rate) / rate, np.arange(24) / 8
+    grid = [int(frame_grid(times, float(rate), 1, until)[-1]) for until in untils]
+    assert [last_shown(until, float(rate)) for until in untils] == grid
+    assert rate != 8 or grid == list(range(24))
 
 
 # What is read

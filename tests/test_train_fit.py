@@ -16,6 +16,7 @@ from torch import nn
 from foretell.bridge.cache import FeatureCache
 from foretell.bridge.projector import word_embeddings
 from foretell.perception.encoder import VJEPA2World
+from foretell.perception.video import last_shown
 from foretell.reasoner.answer import Foretell
 from foretell.reasoner.model import load, save_parts
 from foretell.reasoner.processing import ForetellProcessor, Pack
@@ -356,7 +357,7 @@ def test_shapes_are_told_by_the_patches_that_objects_lie_in(lab: Path) -> None:
     batch = Targets.of(clips).batch(np.arange(len(clips)))
     found, inside = torch.zeros(len(clips), 4 * 4, 8), 0
     for n, clip in enumerate(clips):
-        frame = min(round(clip["until"] * clip["fps"]), clip["frames"] - 1)
+        frame = min(last_shown(clip["until"], clip["fps"]), clip["frames"] - 1)
         cells = [(int(4 * state[8]), int(4 * state[7])) for state in clip["states"][frame]]
         for one, (row, column) in zip(clip["objects"], cells, strict=True):
             if one in in_sight(clip) and row in range(4) and column in range(4):
@@ -522,6 +523,7 @@ def test_margins_and_gaps_are_told_in_classes() -> None:
     }  # fmt: skip
     assert closest(clip, 0, 1) == pytest.approx(3.0)  # the first frame, where they touched, was shown
     assert measures_of(clip) == {"margin/0": 0, "margin/1": 3, "gap": 3}
+    assert closest({**clip, "fps": 6.0}, 0, 1) == pytest.approx(1.0)  # the second frame comes later than `until`
 
 
 def test_the_outcome_counts_four_times() -> None:

@@ -178,7 +178,12 @@ def test_a_stopped_generation_goes_on(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("clips", "spec", "words"),
-    [(0, Spec(), "clips >= 1"), (1, Spec(size=32), "64..256"), (1, Spec(scenarios=("tower",)), "allowed: towers")],
+    [
+        (0, Spec(), "clips >= 1"),
+        (1, Spec(size=32), "64..256"),
+        (1, Spec(scenarios=("tower",)), "allowed: towers"),
+        (1, Spec(fps=4.0), "16 frames at 4 fps.* at most 13 frames at this rate, or 5 fps or more"),
+    ],
 )
 def test_impossible_requests_say_what_is_allowed(tmp_path: Path, clips: int, spec: Spec, words: str) -> None:
     with pytest.raises(ValueError, match=words):

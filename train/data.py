@@ -20,7 +20,7 @@ from torch import nn
 
 from ..bridge.cache import FeatureCache, Frames, Look, build, claim, encoder_digest, feature_key, file_digest, watch
 from ..perception.encoder import VJEPA2World, World, resize
-from ..perception.video import OVERSAMPLE, VideoError, frame_grid, read_clip
+from ..perception.video import OVERSAMPLE, VideoError, frame_grid, last_shown, read_clip
 from .facts import MISSING, Targets
 from .learner import train_device, train_dtype
 from .moves import Moves
@@ -90,7 +90,7 @@ SIDES = {"left": "right", "right": "left"}
 
 def mirror_of(clip: Row) -> Moves:
     """How a mirror shows a clip: moved, but with all that was in the picture when it was last seen."""
-    seen = torch.tensor(clip["states"][round(clip["until"] * clip["fps"])])[None, :, 7:]  # [1, n, 2]
+    seen = torch.tensor(clip["states"][last_shown(clip["until"], clip["fps"])])[None, :, 7:]  # [1, n, 2]
     return Moves.keeping(np.random.default_rng([clip["seed"], 104]), seen, sides=(-1.0,))
 
 

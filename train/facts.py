@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..bridge.projector import Reader
+from ..perception.video import last_shown
 from .worlds.scene import COLOURS, SHAPES
 from .worlds.sight import count_seen, in_sight, out_of_sight
 
@@ -146,7 +147,7 @@ MEASURES = {**{f"margin/{level}": len(MARGINS) + 1 for level in range(5)}, "gap"
 
 def closest(clip: Row, one: int, other: int) -> float:
     """The smallest distance of two objects' centres after the last shown frame, in sums of their half sizes."""
-    centres = np.array(clip["states"])[round(clip["until"] * clip["fps"]) :, :, :3]  # [F, n, 3]
+    centres = np.array(clip["states"])[last_shown(clip["until"], clip["fps"]) :, :, :3]  # [F, n, 3]
     sizes = clip["objects"][one]["half"][0] + clip["objects"][other]["half"][0]
     return float(np.linalg.norm(centres[:, one] - centres[:, other], axis=-1).min() / sizes)
 
@@ -154,7 +155,7 @@ def closest(clip: Row, one: int, other: int) -> float:
 def places_of(clip: Row) -> dict[str, list[float]]:
     """For each colour: its place in the image (0..1) at the last shown frame, then its moves until each of AHEAD."""
     uv = np.array(clip["states"])[:, :, 7:]  # [F, n, 2]
-    frames = [min(round((clip["until"] + ahead) * clip["fps"]), len(uv) - 1) for ahead in (0.0, *AHEAD)]
+    frames = [min(last_shown(clip["until"] + ahead, clip["fps"]), len(uv) - 1) for ahead in (0.0, *AHEAD)]
     now, *later = uv[frames].clip(-0.5, 1.5)
     columns = np.concatenate([now, *(2 * (then - now) for then in later)], axis=-1)  # [n, 2 + 2 * len(AHEAD)]
     return {one["colour"]: column.tolist() for one, column in zip(clip["objects"], columns, strict=True)}

@@ -6,6 +6,7 @@ Where a property is hidden, clips 2k and 2k + 1 are a minimal pair: one scene, d
 """
 
 import json
+import math
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -18,9 +19,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from ...perception.video import last_shown
 from . import bullet
 from .parts import Scenario, Verdict
-from .physics import Painter, Trajectory, play
+from .physics import HORIZON, Painter, Trajectory, play
 from .questions import Row, ask_stream, balance
 from .scenarios import FIRST, SCENARIOS
 from .scene import Look, Rng, Scene, draw_look, project
@@ -195,7 +197,7 @@ def make_clip(scenario: Scenario, seed: int, spec: Spec, painter: Any, out: Path
     row = describe(story, seed, spec)
     states = story.trajectory.qpos[[story.trajectory.at(t) for t in spec.times]]
     encode(painter.draw(story.model, story.look, states), out / row["video"], spec.fps)
-    last = min(round(story.until * spec.fps), spec.frames - 1)
+    last = min(last_shown(story.until, spec.fps), spec.frames - 1)
     shown = painter.pixels(story.model, story.look, states, sorted({0, last // 2, last}))
     return row | {"visible": shown.max(0).tolist()}
 
@@ -260,6 +262,16 @@ def check(out: Path, clips: int, seed: int, spec: Spec, known: Collection[str]) 
     recipe.write_text(json.dumps(request))
 
 
+def _check_end(spec: Spec) -> None:
+    """Raises ValueError where frames lie beyond what is played: they would show a world that stands still."""
+    if spec.frames - 1 > HORIZON * spec.fps > 0:
+        raise ValueError(
+            f"given {spec.frames} frames at {spec.fps:g} fps, but worlds are played for {HORIZON:g} s; allowed: "
+            f"at most {int(HORIZON * spec.fps) + 1} frames at this rate, or {math.ceil((spec.frames - 1) / HORIZON)} "
+            "fps or more for so many frames"
+        )
+
+
 def _parts(out: Path, count: int, spec: Spec, make: Make, workers: int) -> Iterator[None]:
     painter_of = partial(ENGINES[spec.engine], spec.size)
     work = partial(_make_part, out=out, count=count, painter_of=painter_of, make=make)
@@ -297,6 +309,7 @@ def generate(
     preview: a PNG contact sheet. Raises ValueError on an impossible request or a folder that holds other worlds.
     """
     spec = spec or Spec()
+    _check_end(spec)
     check(out, clips, seed, spec, SCENARIOS)
     rows = make_all(out, clips, spec, partial(_numbered, out=out, seed=seed, spec=spec), workers, progress)
     (out / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
