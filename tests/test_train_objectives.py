@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import VJEPA2Config, VJEPA2Model
 
-from foretell.perception.encoder import open_model, tiny_config
+from foretell.perception.encoder import grid_of, open_model, tiny_config
 from foretell.perception.published import trunk
 from foretell.train import learner
-from foretell.train.learner import FRESH, OBJECTIVES, build, learn
+from foretell.train.learner import FRESH, OBJECTIVES, build, encoder_for, learn
 from foretell.train.masks import Mask, ahead, multiblock, tubes
 from foretell.train.objectives import Student, patches, pixels_hidden, pixels_next, sigreg, sketch
 from foretell.train.pretrain import draw, run
@@ -243,6 +243,10 @@ def test_sigreg_on_two_ranks_is_sigreg_of_all_samples(tmp_path: Path) -> None:
         ({"objective": "vicreg"}, "not one of vjepa"),
         ({"objective": "salt"}, "pass --teacher"),
         ({"objective": "mae"}, "encoder=nano_picture"),
+        *(
+            ({"objective": name, "encoder": "nano_picture"}, "single frames: set objective=ijepa or causal_share=0")
+            for name in ("vjepa", "vjepa_dense", "lejepa", "salt")
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused(changes: dict[str, str], match: str) -> None:
@@ -257,6 +261,17 @@ def test_a_start_of_another_kind_is_refused(starts: dict[str, Path]) -> None:
         build(recipe_for("ijepa"), starts["mae_published"])
 
 
-def test_a_teacher_of_another_grid_is_refused(starts: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="another grid or width"):
+def test_blocks_alone_can_be_hidden_of_a_picture() -> None:
+    recipe = replace(recipe_for("vjepa"), encoder="nano_picture", causal_share=0.0)
+    grid = grid_of(encoder_for(recipe, None).config)
+    masks = [OBJECTIVES["vjepa"].draw(np.random.default_rng(seed), grid, 4, recipe) for seed in range(20)]
+    assert all(mask.context.shape[1] and mask.target.shape[1] for mask in masks)
+
+
+def test_a_teacher_of_another_shape_is_refused(starts: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"layers and grid \(48, 3, \(1, 4, 4\)\).* learns \(48, 3, \(4, 4, 4\)\)"):
         build(recipe_for("salt"), starts["clips"], starts["pictures"])
+    deep = VJEPA2Config(**tiny_config().to_diff_dict() | {"num_hidden_layers": 4})
+    VJEPA2Model(deep).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"\(48, 4, .* learns \(48, 3, .*of the same shape"):
+        build(recipe_for("salt"), starts["clips"], tmp_path)

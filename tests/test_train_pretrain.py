@@ -19,11 +19,11 @@ from transformers import VJEPA2Model
 from foretell.__main__ import main
 from foretell.perception.encoder import IMAGENET_STD, VJEPA2World, normalise, tiny_config
 from foretell.perception.predictor import imagine, target_levels
-from foretell.train import checkpoint, learner
+from foretell.train import checkpoint, learner, recipes
 from foretell.train.learner import build, learn, learning_rate, momentum
 from foretell.train.masks import MaskRecipe, sample
 from foretell.train.objectives import Weights, covariance, spread, variance, vjepa
-from foretell.train.pretrain import augment, draw, draw_windows, prefetched, run, split_rows
+from foretell.train.pretrain import augment, draw, draw_windows, open_clips, prefetched, run, split_rows
 from foretell.train.recipes import tiny_encoder as tiny
 
 GRID = (4, 8, 8)
@@ -352,6 +352,25 @@ def test_clips_that_do_not_fit_and_unknown_encoders_are_refused(data: Path, tmp_
         run(tmp_path / "short.npy", tmp_path / "run", tiny())
     with pytest.raises(ValueError, match="nano, small, mini, nano_picture, tiny"):
         run(data, tmp_path / "run", replace(tiny(), encoder="giant"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("held_out", 0), ("log_every", 0), ("probe_every", -1), ("save_every", 0), ("max_target", 0.0)]
+)
+def test_settings_with_which_nothing_is_learned_or_kept_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{field} {value}.* 1"):
+        replace(tiny(), **{field: value})  # type: ignore[arg-type]
+    if field in ("log_every", "save_every"):
+        with pytest.raises(ValueError, match=rf"{field} {value}: whole numbers of 1 or more"):
+            replace(recipes.tiny(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_files_that_are_no_one_array_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "clips.npz", clips=np.zeros((4, 8, 16, 16, 3), dtype=np.uint8))
+    (tmp_path / "empty.npy").touch()
+    for name, told in {"clips.npz": "an .npz of named arrays: save the one", "empty.npy": "is empty"}.items():
+        with pytest.raises(ValueError, match=told):
+            open_clips(tmp_path / name, 8, 16)
 
 
 KILLED = """

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,9 @@ def test_a_rank_killed_on_one_of_two_nodes_is_started_again_and_changes_no_loss(
 def test_a_run_does_not_start_where_parts_would_be_empty_or_shards_have_no_ranks(lab: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"2 clips cannot be computed in 4 \(ranks\) x 1 \(accumulate\)"):
         fit.check_shares(tiny(), 4)
+    stages = {"warm": replace(tiny().stages["warm"], fresh=True, questions=2)}
+    with pytest.raises(ValueError, match=r"warm is fresh and has 2 questions and 0 extra .*questions=0"):
+        fit.check_fresh(replace(tiny(), stages=stages))
     with pytest.raises(ValueError, match="accelerate launch --num_processes N"):
         fit.run(
             lab / "data", lab / "data", lab / "encoder", tmp_path, tiny(), str(lab / "llm"), lab / "features",

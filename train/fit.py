@@ -652,6 +652,16 @@ def check_shares(recipe: FitRecipe, ranks: int) -> None:
         )
 
 
+def check_fresh(recipe: FitRecipe) -> None:
+    """Raises ValueError where a fresh stage has questions or extra clips, of which only cached features are read."""
+    for name, stage in recipe.stages.items():
+        if stage.fresh and (stage.questions or stage.extra):
+            raise ValueError(
+                f"stage {name} is fresh and has {stage.questions} questions and {stage.extra} extra clips: fresh clips "
+                f"teach facts alone, so set stages.{name}.questions=0 and .extra=0, or .fresh=false"
+            )
+
+
 def run(
     data: Path | Sequence[Source],
     val: Path,
@@ -681,6 +691,7 @@ def run(
     check_tracker(track)
     accelerator = ranked()
     check_shares(recipe, accelerator.num_processes)
+    check_fresh(recipe)
     world, folder = encoder_of(encoder, recipe), features or out / "features"
     quarantine = Quarantine(out / "quarantine.jsonl" if accelerator.is_main_process else None, max_bad)
     sources = [Source(data)] if isinstance(data, Path) else data

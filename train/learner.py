@@ -290,6 +290,12 @@ def encoder_for(recipe: PretrainRecipe, init: Path | None) -> Eyes:
             f"objective {recipe.objective} learns from single frames, but encoder {recipe.encoder} sees several: "
             "set encoder=nano_picture"
         )
+    if objective.draw is block_masks and recipe.causal_share > 0 and grid_of(model.config)[0] == 1:
+        raise ValueError(
+            f"objective {recipe.objective} hides the future (causal_share {recipe.causal_share:g}), but "
+            f"{init or f'encoder {recipe.encoder}'} sees single frames: set objective=ijepa or causal_share=0, or "
+            "choose an encoder of several frames"
+        )
     model.config.rate = recipe.rate
     if not isinstance(model, VJEPA2Model):
         return settled(model)
@@ -309,9 +315,13 @@ def frozen_teacher(recipe: PretrainRecipe, model: Eyes, folder: Path | None) -> 
     if folder is None:
         return None
     frozen = VJEPA2World.from_pretrained(folder, rate=recipe.rate).model
-    if frozen.config.hidden_size != model.config.hidden_size or grid_of(frozen.config) != grid_of(model.config):
+    ours, theirs = (
+        (one.config.hidden_size, one.config.num_hidden_layers, grid_of(one.config)) for one in (model, frozen)
+    )
+    if theirs != ours:
         raise ValueError(
-            f"{folder} has another grid or width than the encoder that learns: its features cannot be told"
+            f"{folder} has width, layers and grid {theirs}, the encoder that learns {ours}: its last features cannot "
+            "be told, so choose an encoder of the same shape"
         )
     return nn.Module.to(frozen, train_device(), train_dtype())
 

@@ -32,7 +32,7 @@ from ..perception.encoder import VJEPA2World
 from ..reasoner.llm import four_bit, keep_trainable
 from ..reasoner.processing import collate, pack
 from .facts import MEASURES
-from .fit import TOGETHER, Batch, Trainee, assemble, check_shares, gradients, in_rows, shares, trained
+from .fit import TOGETHER, Batch, Trainee, assemble, check_fresh, check_shares, gradients, in_rows, shares, trained
 from .flops import Operations, watching
 from .recipes import FitRecipe, Stage
 from .shapes import encoder_shape, language_shape
@@ -360,6 +360,7 @@ def plan_stage(
             f"{ranks}, or plan for a smaller cluster"
         )
     check_shares(recipe, ranks)
+    check_fresh(recipe)
     batches = stand_ins(trainee, recipe, stage, ranks, "meta")
     ledger = rehearse(trainee, name, recipe, batches, dtype)
     held = {kind: ledger.worst.get(kind, 0) for kind in (*FIXED, *GROWING)}

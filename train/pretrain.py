@@ -72,9 +72,20 @@ class Split:
     held_out: Rows
 
 
+def open_array(path: Path) -> NDArray[Any]:
+    """Memory-map the array of a .npy. Raises ValueError for what holds none, or several."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except EOFError:
+        raise ValueError(f"{path} is empty: name a .npy with one array") from None
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{path} is an .npz of named arrays: save the one that is meant with np.save, as a .npy")
+    return found
+
+
 def open_clips(path: Path, window: int, size: int) -> Clips:
     """Memory-map clips, uint8 [N, F, S, S, 3], and refuse those this encoder cannot see."""
-    clips: Clips = np.load(path, mmap_mode="r", allow_pickle=False)
+    clips: Clips = open_array(path)
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1] < window or clips.shape[2:] != (size, size, 3):
         raise ValueError(
             f"{path} holds {clips.dtype} {clips.shape}; this recipe's encoder wants uint8 [N, F, {size}, {size}, 3] "
@@ -99,7 +110,7 @@ def open_labels(path: Path | None, split: Split) -> Labels | None:
     """The labels of the held-out rows, float [n, K], of a .npy that has one row a clip."""
     if path is None:
         return None
-    labels = np.load(path, allow_pickle=False)
+    labels = open_array(path)
     count = len(split.train) + len(split.held_out)
     if labels.ndim != 2 or len(labels) != count:
         raise ValueError(f"{path} holds labels {labels.shape}; the probe wants [{count}, K], one row a clip")

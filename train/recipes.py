@@ -105,6 +105,9 @@ class FitRecipe:
     save_every: int = 100
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_counts(self, ("log_every", "check_every", "save_every"))
+
     @property
     def watching(self) -> dict[str, Any]:
         """How the encoder is opened: what is left to its folder is None."""
@@ -246,6 +249,11 @@ class PretrainRecipe:
     save_every: int = 500
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_counts(self, ("held_out", "log_every", "probe_every", "save_every"))
+        if not 0 < self.max_target <= 1:
+            raise ValueError(f"max_target {self.max_target} is the share of a clip's tokens told: above 0, at most 1")
+
 
 def nano_encoder() -> PretrainRecipe:
     """The embedded encoder's pretraining."""
@@ -278,6 +286,12 @@ def tiny_encoder() -> PretrainRecipe:
 
 ENCODERS = {"nano": nano_encoder, "tiny": tiny_encoder}
 """Pretraining recipes by name, as RECIPES are those of the bridge."""
+
+
+def _check_counts(recipe: Any, names: tuple[str, ...]) -> None:
+    """Raises ValueError where one of these fields is below 1."""
+    if wrong := [f"{name} {getattr(recipe, name)}" for name in names if getattr(recipe, name) < 1]:
+        raise ValueError(f"{', '.join(wrong)}: whole numbers of 1 or more are allowed")
 
 
 def plain(recipe: Any) -> dict[str, Any]:
