@@ -418,20 +418,58 @@ pretrain.run(Path(sys.argv[1]), Path(sys.argv[2]), tiny_encoder())
 """
 
 
-def test_two_ranks_learn_as_one(data: Path, finished: Path, tmp_path: Path) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
+def two_ranks(script: Path, *words: str) -> tuple[int, str]:
+    """Exit status, and what was said on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--main_process_port", port]
-    command = [sys.executable, "-m", *launch, str(script), str(data), str(tmp_path / "run")]
-    told = subprocess.run(command, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
+    launch = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    told = subprocess.run([sys.executable, "-m", *launch, str(script), *words], capture_output=True, text=True)
+    return told.returncode, told.stderr
+
+
+def test_two_ranks_learn_as_one(data: Path, finished: Path, tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    status, told = two_ranks(script, str(data), str(tmp_path / "run"))
+    assert status == 0, told
     alone, together = losses(finished), losses(tmp_path / "run")
     assert alone.keys() == together.keys()
     assert [together[step] for step in alone] == pytest.approx(list(alone.values()), rel=1e-4)
+    assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()
+
+
+STOPPED = """
+import os, sys, time
+from datetime import timedelta
+from pathlib import Path
+from foretell.train import learner, pretrain
+from foretell.train.alarm import Unhealthy
+from foretell.train.recipes import tiny_encoder
+
+export, learner.PATIENCE = pretrain.export, timedelta(seconds=float(sys.argv[3]))
+
+def slowly(*given):
+    time.sleep(4)
+    return export(*given)
+
+def listen(alarm, done, *rest):
+    if done == 4 and os.environ["RANK"] in sys.argv[4:]:
+        raise Unhealthy("it went wrong")
+
+pretrain.export, pretrain.listen = slowly, listen
+pretrain.run(Path(sys.argv[1]), Path(sys.argv[2]), tiny_encoder())
+"""
+
+
+@pytest.mark.parametrize("ranks", [("0", "1"), ("0",)], ids=["all at once", "the first alone"])
+def test_a_run_of_two_ranks_that_is_stopped_gives_back_its_last_healthy_encoder(
+    data: Path, tmp_path: Path, ranks: tuple[str, ...]
+) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(STOPPED)
+    status, told = two_ranks(script, str(data), str(tmp_path / "run"), "20" if len(ranks) > 1 else "1", *ranks)
+    assert status != 0 and "it went wrong" in told and "is the encoder of step 3" in told, told
     assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()
 
 

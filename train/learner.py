@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -62,6 +64,8 @@ FRESH: dict[type[Eyes], Callable[[VJEPA2Config], Eyes]] = {
     ViTMAEForPreTraining: mae,
 }
 """How a model of each class is made in the shape of one of CONFIGS."""
+PATIENCE = timedelta(minutes=5)
+"""How long a rank that stops waits for the others: the first may have an encoder to write."""
 Draw = Callable[[np.random.Generator, Grid, int, "PretrainRecipe"], Mask]
 Loss = Callable[["Learner", Tensor, Mask, "PretrainRecipe", int], Parts]
 Cost = Callable[[Student, Mask, "PretrainRecipe"], int]
@@ -239,6 +243,23 @@ def ranked() -> Accelerator:
     """This process among its fellows. On CPU accelerate must be told, or ranks of torchrun would each think they are
     alone."""
     return Accelerator(cpu=train_device().type == "cpu")
+
+
+def meeting() -> dist.ProcessGroup | None:
+    """Where all ranks may meet besides sharing gradients; None for a process that is alone. All must ask at once."""
+    if ranks() == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup), group
+    return group
+
+
+def meet(group: dist.ProcessGroup | None) -> None:
+    """Wait for the others, since a launcher kills those that go on after one has left; for those that never come, for
+    PATIENCE."""
+    if group is not None:
+        with suppress(RuntimeError):
+            dist.monitored_barrier(group, PATIENCE)
 
 
 def train_dtype() -> torch.dtype:

@@ -41,6 +41,8 @@ from .learner import (
     build,
     learn,
     learning_rate,
+    meet,
+    meeting,
     momentum,
     objective_of,
     ranked,
@@ -402,6 +404,7 @@ def run(
         raise ValueError(
             f"a batch of {recipe.batch} does not divide among {count} processes: set a multiple of {count}"
         )
+    stopping = meeting()
     learner = build(recipe, init, teacher)
     config = learner.student.model.config
     window = window_of(config)
@@ -436,7 +439,9 @@ def run(
                 label = f"loss {values['loss']:.3f}"
                 bar.update(task, completed=done, description=label, speed=spent.speed(peak))
         except ArithmeticError as error:
-            raise type(error)(f"{error}; {rolled_back(out, learner)}") if main else error from None
+            told = f"{error}; {rolled_back(out, learner)}" if main else str(error)
+            meet(stopping)
+            raise type(error)(told) from None
     if main:
         record(export(learner, out / "encoder"), len(rows), recipe, recipe.steps, spent)
     accelerator.wait_for_everyone()
