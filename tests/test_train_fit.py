@@ -315,6 +315,14 @@ def test_another_recipe_does_not_resume_a_run(lab: Path, model: Path) -> None:
         train(lab, lab / "run", replace(tiny(), seed=1))
 
 
+def test_a_training_goes_on_with_what_it_began_with(lab: Path, model: Path) -> None:
+    parts = (lab / "data", lab / "data", lab / "encoder", lab / "run", tiny(), str(lab / "llm"), lab / "features")
+    with pytest.raises(ValueError, match=r"warm holds a run .* something else \(init's bridge none -> \w{12}\)"):
+        fit.run(*parts, init=model)
+    with pytest.raises(ValueError, match=r"tune holds a run .* something else \(init none -> \w{12}\)"):
+        fit.run(*parts, init=model / "lora")
+
+
 def test_a_non_finite_loss_stops_before_the_optimizer_and_names_its_clips(
     lab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

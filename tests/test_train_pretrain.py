@@ -346,6 +346,21 @@ def test_a_folder_with_another_run_is_refused(data: Path, finished: Path) -> Non
         run(data, finished, tiny(), resume=False)
 
 
+def test_a_run_goes_on_with_the_data_and_the_start_that_it_began_with(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "other.npy", np.load(data)[::-1])
+    with pytest.raises(ValueError, match=r"data 40 x 12 x 16 x 16 x 3 from \w+ -> 40 x 12 x 16 x 16 x 3 from"):
+        run(tmp_path / "other.npy", finished, tiny())
+    with pytest.raises(ValueError, match=r"learned from something else \(init none -> \w{12}\)"):
+        run(data, finished, tiny(), init=finished / "encoder")
+    shutil.copytree(finished, tmp_path / "old")
+    for path in (tmp_path / "old").glob("checkpoints/*/state.json"):
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in state.items() if name != "origin"}))
+    run(tmp_path / "other.npy", tmp_path / "old", tiny())
+
+
 def test_clips_that_do_not_fit_and_unknown_encoders_are_refused(data: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "short.npy", np.zeros((4, 7, 16, 16, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match="at least 8 frames"):

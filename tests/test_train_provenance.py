@@ -57,6 +57,20 @@ def test_a_clone_tells_its_commit_whoever_owns_it(
     assert not (tmp_path / "ran").exists()
 
 
+def test_weights_are_named_by_what_they_are_and_not_by_where_they_lie(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        (folder / "lora").mkdir(parents=True)
+        (folder / "lora" / "a.safetensors").write_bytes(bytes(3 * provenance.MEBIBYTE))
+        (folder / "training.json").write_text(str(folder))
+    assert provenance.weights_mark(one) == provenance.weights_mark(other) != provenance.weights_mark(one / "lora")
+    with (other / "lora" / "a.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"1")
+    assert provenance.weights_mark(one) != provenance.weights_mark(other)
+    assert [provenance.weights_mark(name) for name in ("Qwen/Qwen3-8B", None)] == ["Qwen/Qwen3-8B", "none"]
+
+
 def test_a_repository_around_the_code_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository(tmp_path / "theirs")
     code = tmp_path / "theirs" / ".venv" / "foretell" / "train" / "provenance.py"

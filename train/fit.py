@@ -24,7 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.func import functional_call
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from ..bridge.cache import observe, statistics
+from ..bridge.cache import encoder_digest, observe, statistics
 from ..bridge.projector import BridgeConfig, word_embeddings
 from ..perception.encoder import VJEPA2World, grid_of, normalise
 from ..reasoner.answer import Foretell, answer_text
@@ -40,8 +40,8 @@ from .learner import ranked, refuse_nonfinite, share, train_dtype
 from .monitor import Log, Spent, check_tracker, progress_bar
 from .moves import Moves
 from .pairs import Quarantine, Source, is_worlds
-from .pretrain import differences, prefetched
-from .provenance import machine
+from .pretrain import check_origin, differences, prefetched
+from .provenance import machine, weights_mark
 from .recipes import TRAINABLE, FitRecipe, Stage, plain
 from .shard import opened, put, shard, whole
 
@@ -376,6 +376,7 @@ class Run:
     recipe: FitRecipe
     accelerator: Accelerator
     peak: float  # operations a second that matrix products reach, over all ranks
+    origin: dict[str, str]  # as origin_of tells it
     track: str = "tensorboard"
     spent: dict[str, Spent] = field(default_factory=dict)  # by each stage
 
@@ -513,6 +514,7 @@ class Run:
         tensors |= checkpoint.prefixed("rng", rng)
         state: dict[str, Any] = {"optimizer": optimizer_state, "rng": rng_state, "schedule": plain_schedule(schedule)}
         state |= {"recipe": plain(self.recipe), "spent": asdict(self.spent[name])}
+        state["origin"] = begun_with(name, self.origin)
         if self.accelerator.is_main_process:
             checkpoint.save(folder / "checkpoints", done, tensors, state)
 
@@ -526,6 +528,7 @@ class Run:
             raise ValueError(
                 f"{folder} holds a run of another recipe ({changes}): keep it, or train into another folder"
             )
+        check_origin(folder, saved, begun_with(name, self.origin))
         before = {"seconds": saved.state.get("seconds", 0.0)}  # of runs begun before all of it was kept
         self.spent[name] = Spent(**saved.state.get("spent", before))
         load_weights(self.trainee, name, saved.tensors)
@@ -550,6 +553,22 @@ def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
     free = {"accumulate", "checkpointing"}
     free |= set() if "lora" in TRAINABLE[stage] else {"lora_rank", "lora_alpha", "rslora", "dora"}
     return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in free}
+
+
+def origin_of(encoder: VJEPA2World, llm: str | None, init: Path | None) -> dict[str, str]:
+    """What a training begins with besides its recipe, in short: a resumed one must be given the same."""
+    bridge = None if init is None or (init / ADAPTER).is_file() else init / "bridge.safetensors"
+    return {
+        "encoder": encoder_digest(encoder)[:12],
+        "llm": weights_mark(llm),
+        "init's bridge": weights_mark(bridge),
+        "init": weights_mark(init),
+    }
+
+
+def begun_with(stage: str, origin: dict[str, str]) -> dict[str, str]:
+    """The part of an origin that a stage depends on: a LoRA may be chosen after the stages that train none."""
+    return {name: mark for name, mark in origin.items() if name != "init" or "lora" in TRAINABLE[stage]}
 
 
 def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Trainee, ForetellProcessor]:
@@ -715,7 +734,9 @@ def run(
     else:
         trainee.to(accelerator.device)
     peak = accelerator.num_processes * gemm_peak(train_dtype(), accelerator.device)
-    job = Run(trainee, world, processor, train, held_out, out, recipe, accelerator, peak, track)
+    job = Run(
+        trainee, world, processor, train, held_out, out, recipe, accelerator, peak, origin_of(world, llm, init), track
+    )
     for name in teachable(recipe, tuple(stages or recipe.stages), train):
         job.stage(name)
     weights = weights_of(trainee, "tune")

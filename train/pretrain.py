@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -52,7 +53,7 @@ from .learner import (
 )
 from .masks import Mask
 from .monitor import Log, Spent, check_tracker, progress_bar
-from .provenance import machine
+from .provenance import machine, weights_mark
 from .recipes import PretrainRecipe, plain
 
 T = TypeVar("T")
@@ -195,7 +196,7 @@ def prefetched(make: Callable[[int], T], start: int, stop: int, ahead: int) -> I
             yield step, ready
 
 
-def save_learner(folder: Path, step: int, learner: Learner, alarm: Alarm, spent: Spent) -> None:
+def save_learner(folder: Path, step: int, learner: Learner, alarm: Alarm, spent: Spent, origin: dict[str, str]) -> None:
     """One checkpoint of everything that resuming needs."""
     optimizer, optimizer_state = checkpoint.pack_optimizer(learner.optimizer)
     rng, rng_state = checkpoint.pack_rng()
@@ -204,7 +205,7 @@ def save_learner(folder: Path, step: int, learner: Learner, alarm: Alarm, spent:
         parts["average"] = learner.average.state_dict()
     tensors = {n: t for part, held in parts.items() for n, t in checkpoint.prefixed(part, held).items()}
     state = {"optimizer": optimizer_state, "rng": rng_state, "recipe": plain(alarm.recipe), "spent": asdict(spent)}
-    checkpoint.save(folder, step, tensors, state | {"alarm": alarm.state()})
+    checkpoint.save(folder, step, tensors, state | {"alarm": alarm.state(), "origin": origin})
 
 
 def load_learner(saved: checkpoint.Checkpoint, learner: Learner) -> None:
@@ -339,7 +340,22 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
 
 
-def begin(out: Path, learner: Learner, alarm: Alarm, resume: bool) -> tuple[int, Spent]:
+def origin_of(clips: Clips, init: Path | None, teacher: Path | None) -> dict[str, str]:
+    """What a run learns from besides its recipe, in short: a resumed one must be given the same."""
+    shape, first = " x ".join(map(str, clips.shape)), hashlib.sha256(clips[:1].tobytes()).hexdigest()[:12]
+    return {"data": f"{shape} from {first}", "init": weights_mark(init), "teacher": weights_mark(teacher)}
+
+
+def check_origin(folder: Path, saved: checkpoint.Checkpoint, origin: dict[str, str]) -> None:
+    """Raises ValueError where a run's checkpoint says that it learned from something else; older ones do not say."""
+    if changes := differences(saved.state.get("origin", origin), origin):
+        raise ValueError(
+            f"{folder} holds a run that learned from something else ({changes}): give it the same again, or choose "
+            "another folder"
+        )
+
+
+def begin(out: Path, learner: Learner, alarm: Alarm, resume: bool, origin: dict[str, str]) -> tuple[int, Spent]:
     """The step to start from, and what was spent until then: the newest checkpoint's."""
     recipe = alarm.recipe
     saved = checkpoint.latest(out / "checkpoints")
@@ -349,6 +365,7 @@ def begin(out: Path, learner: Learner, alarm: Alarm, resume: bool) -> tuple[int,
         raise ValueError(f"{out} holds a run of another recipe ({changes}): keep it, or pretrain into another folder")
     if saved is None:
         return 0, Spent()
+    check_origin(out, saved, origin)
     load_learner(saved, learner)
     alarm.restore(saved.state["alarm"])
     return saved.step, Spent(**saved.state["spent"])
@@ -412,7 +429,8 @@ def run(
     split = split_rows(len(clips), recipe.held_out, recipe.seed)
     watch = Watch(clips[split.held_out, : window.frames], open_labels(probe_labels, split), recipe)
     alarm = Alarm(recipe, collapses=objective_of(recipe).collapses)
-    start, spent = begin(out, learner, alarm, resume)
+    origin = origin_of(clips, init, teacher)
+    start, spent = begin(out, learner, alarm, resume, origin)
     if start == 0:
         examine(alarm, 0, learner, watch.frames[:LOOKED_AT])
     peak, began = count * gemm_peak(train_dtype(), train_device()), time.monotonic() - spent.seconds
@@ -435,7 +453,7 @@ def run(
                 if main and done in recipe.snapshots:
                     record(export(learner, snapshot(out, done)), len(rows), recipe, done, spent)
                 if main and due(done, recipe.save_every, recipe):
-                    save_learner(out / "checkpoints", done, learner, alarm, spent)
+                    save_learner(out / "checkpoints", done, learner, alarm, spent, origin)
                 label = f"loss {values['loss']:.3f}"
                 bar.update(task, completed=done, description=label, speed=spent.speed(peak))
         except ArithmeticError as error:

@@ -1,5 +1,6 @@
 """Where a run or a figure came from: the code's commit, the machine, the packages. Nothing here names the machine."""
 
+import hashlib
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "numpy")
+MEBIBYTE = 2**20
 ARITHMETIC = re.compile(r"avx\w*|amx\w*|fma|asimd\w*|bf16|sve\w*")
 """CPU flags that decide how fast matrices are multiplied, and in which order sums are taken."""
 
@@ -27,6 +29,22 @@ def commit() -> str:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "unknown"
     return told.stdout.strip()
+
+
+def weights_mark(source: str | Path | None) -> str:
+    """Names the weights in a folder or a file by each file's name, size, first and last mebibyte: at once, however
+    large. What is on no disk, a hub id, is its own name; "none" for None."""
+    if source is None or not Path(source).exists():
+        return str(source or "none")
+    told, place = hashlib.sha256(), Path(source)
+    for path in [place] if place.is_file() else sorted(place.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            told.update(f"{path.relative_to(place)} {size}\n".encode())
+            for start in (0, max(0, size - MEBIBYTE)):
+                file.seek(start)
+                told.update(file.read(MEBIBYTE))
+    return told.hexdigest()[:12]
 
 
 def machine() -> str:
