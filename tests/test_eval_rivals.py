@@ -157,7 +157,9 @@ def test_a_table_says_what_intervals_allow(found: dict[str, Any]) -> None:
     assert told.splitlines()[2].startswith("| V-JEPA |")
     section = report.rivals_section(found)
     assert section.startswith(told) and f"on {found['data']['questions']} questions" in section
-    assert section.endswith("95% intervals over scenes and 2 trainings each.")
+    assert section.endswith(
+        "95% intervals over scenes and 2 trainings each, whose spread few of them tell: Student's t."
+    )
     assert "one training each" in report.rivals_section({**found, "seeds": 1})
     for verdicts, words in (
         ({"a": (0.01, 0.02, 0.01), "b": (-0.1, 0.2, 0.6)}, "J is ahead of a; no difference is shown to b"),
