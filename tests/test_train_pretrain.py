@@ -477,7 +477,10 @@ pretrain.run(Path(sys.argv[1]), Path(sys.argv[2]), tiny_encoder())
 """
 
 
-@pytest.mark.parametrize("ranks", [("0", "1"), ("0",)], ids=["all at once", "the first alone"])
+@pytest.mark.parametrize(
+    "ranks",
+    [pytest.param(("0", "1"), id="all at once"), pytest.param(("0",), id="the first alone", marks=pytest.mark.slow)],
+)
 def test_a_run_of_two_ranks_that_is_stopped_gives_back_its_last_healthy_encoder(
     data: Path, tmp_path: Path, ranks: tuple[str, ...]
 ) -> None:
