@@ -743,7 +743,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         clips = "about to be learned from" if all("annealed" in one for one in asked) else "validation"
         for one in asked:
             axes.plot(*zip(*one["curve"], strict=True), label=f"{one['taker']}, {one['probe']}", lw=1)
-        axes.set(title=name, xlabel="steps", ylabel=f"{one['metric']} ({clips})")
+        axes.set(title=name, xlabel="steps", ylabel=f"{one['metric']}\n({clips})")
     picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=columns)
     picture.savefig(path, dpi=120, metadata={"Software": None})
 
