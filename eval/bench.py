@@ -256,10 +256,9 @@ PACE = ("snapshots", "log_every", "probe_every", "save_every")
 def refuse_another(out: Path, recipe: PretrainRecipe) -> None:
     """Raises ValueError where a run's folder, made here or brought, is of another recipe."""
     held = plain(PretrainRecipe()) | json.loads((out / "recipe.json").read_text(encoding="utf-8"))
-    wanted = plain(recipe)
-    if wrong := [name for name in wanted if name not in PACE and held[name] != wanted[name]]:
-        told = ", ".join(f"{name} {held[name]}, not {wanted[name]}" for name in wrong)
-        raise ValueError(f"{out} holds a run of another recipe ({told}): remove it, or choose another --runs")
+    wanted = {name: value for name, value in plain(recipe).items() if name not in PACE}
+    if changes := pretrain.differences(held, wanted):
+        raise ValueError(f"{out} holds a run of another recipe ({changes}): remove it, or choose another --runs")
 
 
 def cost_of_teacher(folder: Path) -> tuple[float, float]:

@@ -265,7 +265,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         copytree(tmp_path / "runs" / "axis-vjepa-tiny-40", tmp_path / "runs" / "axis-vjepa-tiny-4000") / "recipe.json"
     )
     recipe = json.loads(made.read_text())
-    with pytest.raises(ValueError, match=r"another recipe \(clips 40, not 4000\): remove it"):
+    with pytest.raises(ValueError, match=r"another recipe \(clips 40 -> 4000\): remove it"):
         run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     made.write_text(json.dumps(recipe | {"clips": 4000}))  # as if made elsewhere
     brought = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
