@@ -166,26 +166,25 @@ def job_of(plan: Plan, objective: str, rate: float, seed: int = 0, teacher: str 
     return Job(name, kind, replace(recipe, seed=seed, lr=rate, snapshots=snapshots, clips=plan.clips), teacher)
 
 
-def tuning_jobs(plan: Plan) -> list[Job]:
-    """The first run of all four sides at every learning rate: equal budgets, the same choices."""
-    return [job_of(plan, objective, rate) for pair in SIDES.values() for objective in pair for rate in plan.rates]
+def tuning_jobs(plan: Plan, kind: Kind) -> list[Job]:
+    """The first run of both sides at every learning rate: equal budgets, the same choices."""
+    return [job_of(plan, objective, rate) for objective in SIDES[kind] for rate in plan.rates]
 
 
-def main_jobs(plan: Plan, rates: Mapping[str, float]) -> list[Job]:
+def main_jobs(plan: Plan, kind: Kind, rates: Mapping[str, float]) -> list[Job]:
     """Runs along which probes are asked; a published model takes its matched version's rate, what else has not been
-    tuned V-JEPA's. The first of each side is the tuning run that was chosen."""
-    sides = [
-        job_of(plan, side, rates[side], seed) for pair in SIDES.values() for seed in range(plan.seeds) for side in pair
-    ]
-    pixels = next(job.name for job in sides if job.recipe.objective == "videomae")
+    tuned JEPA's; salt's teacher is the first VideoMAE. The first of each side is the tuning run that was chosen."""
+    jepa, rival = SIDES[kind]
+    sides = [job_of(plan, side, rates[side], seed) for seed in range(plan.seeds) for side in (jepa, rival)]
     return sides + [
         job_of(
             plan,
             other,
-            rates.get(other.removesuffix("_published"), rates["vjepa"]),
-            teacher=pixels if other == "salt" else "",
+            rates.get(other.removesuffix("_published"), rates[jepa]),
+            teacher=job_of(plan, rival, rates[rival]).name if other == "salt" else "",
         )
         for other in plan.others
+        if kind_of(other) == kind
     ]
 
 
@@ -443,8 +442,9 @@ def run(
 ) -> dict[str, Any]:
     """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
 
-    They are written after every run, with what is known by then and the names of what is "missing". The strongest
-    probes of a kind begin once both of its sides have run: they take longer than the first ratio.
+    Images are settled before videos begin, which take several times as long. All that is known is written after every
+    run, with the names of what is "missing". The strongest probes of a kind begin once both of its sides have run: they
+    take longer than the first ratio.
 
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
     figures are about; runs: everything that a stopped benchmark goes on from. Several processes that are given the same
@@ -458,52 +458,81 @@ def run(
     labels = labelled(learned, plan)
     cells = {final: cells_of(plan, final, runs, labels, (val, test)) for final in (False, True)}
     chosen_by, judged_by = (Referee.over(labels, one, plan, cells) for one in (held, tested))
-    rates = tuned(plan, frames, runs, chosen_by, tell)
-    main, axis = main_jobs(plan, rates["chosen"]), axis_jobs(plan, rates["chosen"])
-    found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": rates}
-    strongest = {kind: f"{FINAL[0]} probes of {kind}" for kind in SIDES}
-    missing = [*(job.name for job in (*main, *axis)), *strongest.values()]
-    found |= {"missing": missing, "stopped": {}, "data_axis": [], "data_growth": []}
-    curves: Curves = {}
-
-    def keep() -> None:
-        write(out, json.dumps(rounded(found), indent=1) + "\n")
-
-    work: dict[str, Callable[[], Any]] = {job.name: partial(followed, job, frames, runs, judged_by) for job in main}
-    work |= {
+    tuning: dict[str, dict[str, Any]] = {"chosen": {}, "scores": {}, "stopped": {}}
+    found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": tuning}
+    found |= {"missing": [*SIDES, DATA_AXIS], "stopped": {}, "data_axis": [], "data_growth": []}
+    keep = partial(kept, found, out)
+    for kind in SIDES:
+        for part, one in tuned(plan, kind, frames, runs, chosen_by, tell).items():
+            tuning[part] |= one
+        compared(kind, main_jobs(plan, kind, tuning["chosen"]), frames, runs, judged_by, found, keep, tell)
+    axis = axis_jobs(plan, tuning["chosen"])
+    found["missing"] = [job.name for job in axis]
+    work = {
         job.name: partial(axis_rows, job, frames, runs, judged_by)
         for job in axis
         if job.recipe.clips <= len(learned.clips) or done(job, runs)
     }
-    jobs = {job.name: job for job in (*main, *axis)}
     for number, (name, do) in enumerate(in_turn(runs / ".claims", work, TOLD_LATER)):
-        job = jobs[name]
-        tell(job.name, number, len(jobs))
-        try:
-            if number < len(main):
-                for (variable, probe), curve in do().items():
-                    curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
-                found[job.kind] = found.get(job.kind, {}) | settled(job.kind, curves, judged_by)
-                plot(found, out.with_suffix(".png"))
-                missing.remove(name)
-                keep()
-                if {side for side, *_ in curves} >= set(SIDES[job.kind]):
-                    found[job.kind] |= finals(job.kind, main, judged_by)
-                    if strongest[job.kind] in missing:
-                        missing.remove(strongest[job.kind])
-            else:
-                found["data_axis"] += do()
-                missing.remove(name)
-        except ArithmeticError as error:  # the alarm: a result about this objective, not the end of the others
-            if job.recipe.objective in (side for pair in SIDES.values() for side in pair):
-                raise
-            found["stopped"][name] = str(error)
-            missing.remove(name)
+        tell(name, number, len(work))
+        found["data_axis"] += do()
+        found["missing"].remove(name)
         keep()
     found["data_growth"] = growth(axis, frames, runs, judged_by)
     plot_axis(found["data_axis"], out.with_name(f"{out.stem}-data.png"))
     keep()
     return found
+
+
+DATA_AXIS = "data axis"
+"""What is missing until its runs are known by name, like each of the kinds."""
+
+
+def kept(found: Mapping[str, Any], out: Path) -> None:
+    """Write what is known by now, and draw what of it has curves."""
+    write(out, json.dumps(rounded(found), indent=1) + "\n")
+    if found.keys() & SIDES.keys():
+        plot(found, out.with_suffix(".png"))
+
+
+def compared(
+    kind: Kind,
+    jobs: Sequence[Job],
+    frames: Path,
+    runs: Path,
+    referee: Referee,
+    found: dict[str, Any],
+    keep: Callable[[], None],
+    tell: Callable[[str, int, int], None],
+) -> None:
+    """Follow the runs of one kind, and say in `found` what is known: ratio, curves, strongest probes, what is missing.
+
+    Raises Unhealthy where the alarm stops one of its sides; of another objective that is a result.
+    """
+    missing, curves, strongest = found["missing"], Curves(), f"{FINAL[0]} probes of {kind}"
+    place = missing.index(kind)
+    missing[place : place + 1] = [*(job.name for job in jobs), strongest]
+    work = {job.name: partial(followed, job, frames, runs, referee) for job in jobs}
+    for number, (job, (name, do)) in enumerate(zip(jobs, in_turn(runs / ".claims", work, TOLD_LATER), strict=True)):
+        tell(name, number, len(jobs))
+        missing.remove(name)
+        try:
+            told = do()
+        except ArithmeticError as error:
+            if job.recipe.objective in SIDES[kind]:
+                raise
+            found["stopped"][name] = str(error)
+            keep()
+            continue
+        for (variable, probe), curve in told.items():
+            curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
+        found[kind] = found.get(kind, {}) | settled(kind, curves, referee)
+        keep()
+        if {side for side, *_ in curves} >= set(SIDES[kind]):
+            found[kind] |= finals(kind, jobs, referee)
+            if strongest in missing:
+                missing.remove(strongest)
+            keep()
 
 
 def cells_of(
@@ -519,15 +548,15 @@ def cells_of(
 
 
 def tuned(
-    plan: Plan, frames: Path, runs: Path, referee: Referee, tell: Callable[[str, int, int], None]
+    plan: Plan, kind: Kind, frames: Path, runs: Path, referee: Referee, tell: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Every side's learning rate, by the mean of its ridge probes on validation clips at the end of a run.
+    """Both sides' learning rates, by the mean of their ridge probes on validation clips at the end of a run.
 
     A rate at which the alarm stops a run is out. Raises Unhealthy where that leaves a side none.
     """
     scores: dict[str, dict[float, float]] = {}
     stopped: dict[str, str] = {}
-    jobs = tuning_jobs(plan)
+    jobs = tuning_jobs(plan, kind)
 
     def ended(job: Job) -> dict[tuple[str, str], Floats]:
         end = points_of(job, frames, runs)[-1]
@@ -544,7 +573,7 @@ def tuned(
         answers = referee.answers(job.kind)
         each = [plain_score(answers[variable], values) for (variable, _), values in told.items()]
         scores.setdefault(job.recipe.objective, {})[job.recipe.lr] = float(np.mean(each))
-    if left := [side for pair in SIDES.values() for side in pair if side not in scores]:
+    if left := [side for side in SIDES[kind] if side not in scores]:
         raise Unhealthy(f"every rate of {', '.join(left)} was stopped: {'; '.join(stopped.values())}")
     best = {objective: max(tried, key=lambda rate: tried[rate]) for objective, tried in scores.items()}
     return {"chosen": best, "scores": scores, "stopped": stopped}
@@ -618,9 +647,10 @@ def controls_of(kind: Kind) -> dict[str, tuple[Callable[[World], See], Callable[
 
 
 def finals(kind: Kind, jobs: Sequence[Job], referee: Referee) -> dict[str, Any]:
-    """The strongest probe at the end of every objective's first run, JEPA's controls, and its gap to random init."""
+    """The strongest probe at the end of the first run of every objective of a kind, JEPA's controls, and its gap to
+    random init."""
     jepa, runs = SIDES[kind][0], referee.cells[True].path.parent
-    firsts = {job.recipe.objective: job.name for job in jobs if job.kind == kind and job.recipe.seed == 0}
+    firsts = {job.recipe.objective: job.name for job in jobs if job.recipe.seed == 0}
     folders = {objective: runs / name / "encoder" for objective, name in firsts.items()}
     ends = {name: partial(world_of, at) for name, at in folders.items() if (at / "training.json").is_file()}
     asks = {RANDOM: partial(referee.ask, f"{RANDOM} ({kind})", kind, partial(untrained, kind, referee.plan), FINAL)}

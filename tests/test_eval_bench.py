@@ -94,22 +94,23 @@ def test_rivals_get_the_same_compute_and_the_same_choices() -> None:
         spent = [recipe.steps * cost(recipe) for recipe in both]
         assert both[0].steps == 100 and spent[1] == pytest.approx(spent[0], rel=0.02)
     tried: dict[str, list[float]] = {}
-    for job in tuning_jobs(plan):
+    for job in (job for kind in bench.SIDES for job in tuning_jobs(plan, kind)):
         tried.setdefault(job.recipe.objective, []).append(job.recipe.lr)
     assert set(tried) == {"vjepa", "videomae", "ijepa", "mae"} and set(map(tuple, tried.values())) == {plan.rates}
 
 
 def test_the_tuning_run_that_was_chosen_is_the_first_of_its_side() -> None:
     plan = Plan(steps=100)
-    main = main_jobs(plan, {"vjepa": 1.2e-3, "videomae": 3e-4, "ijepa": 6e-4, "mae": 6e-4})
-    firsts = {job.name for job in main if job in tuning_jobs(plan)}
+    rates = {"vjepa": 1.2e-3, "videomae": 3e-4, "ijepa": 6e-4, "mae": 6e-4}
+    main = [job for kind in bench.SIDES for job in main_jobs(plan, kind, rates)]
+    firsts = {job.name for kind in bench.SIDES for job in main if job in tuning_jobs(plan, kind)}
     assert firsts == {"vjepa-0.0012-0", "videomae-0.0003-0", "ijepa-0.0006-0", "mae-0.0006-0"}
     assert all(sum(step == job.recipe.steps for step in job.recipe.snapshots) == 1 for job in main)
 
 
 def test_the_plan_has_three_seeds_a_side_one_of_the_rest_and_a_data_axis_of_equal_steps() -> None:
     rates = {"vjepa": 1e-3, "videomae": 2e-3, "ijepa": 3e-3, "mae": 4e-3}
-    jobs = main_jobs(Plan(steps=100), rates)
+    jobs = [job for kind in bench.SIDES for job in main_jobs(Plan(steps=100), kind, rates)]
     seeds = {job.recipe.objective: 0 for job in jobs}
     rates |= {f"{rival}_published": rates[rival] for rival in ("videomae", "mae")}
     for job in jobs:
@@ -226,6 +227,9 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
         return tell(self, name, *given)
 
     def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
+        if out.name == "vjepa-0.001-0":
+            early = json.loads((tmp_path / "bench.json").read_text())
+            assert early["missing"] == ["videos", "data axis"] and early["images"]["finals"], "images wait for videos"
         if out.name in ("vjepa-0.002-0", "lejepa-0.001-0"):
             begun.append(out.name)
             raise Unhealthy(f"{out.name} was stopped")
