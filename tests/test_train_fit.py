@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from foretell.train.facts import (
 )
 from foretell.train.flops import Operations
 from foretell.train.moves import Moves
+from foretell.train.pairs import Source
 from foretell.train.recipes import FitRecipe, Stage, tiny
 from foretell.train.worlds import generate
 from foretell.train.worlds.questions import family
@@ -321,6 +323,19 @@ def test_a_training_goes_on_with_what_it_began_with(lab: Path, model: Path) -> N
         fit.run(*parts, init=model)
     with pytest.raises(ValueError, match=r"tune holds a run .* something else \(init none -> \w{12}\)"):
         fit.run(*parts, init=model / "lora")
+
+
+def test_a_stage_goes_on_with_the_data_that_it_began_with(lab: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(lab / "run", tmp_path / "run")
+    parts = (lab / "data", lab / "encoder", tmp_path / "run", tiny(), str(lab / "llm"), lab / "features")
+    twice = [Source(lab / "data"), Source(lab / "data", 2.0)]
+    fit.run(twice, *parts)  # every stage has ended: nothing is drawn any more
+    half, end = sorted((tmp_path / "run" / "warm" / "checkpoints").glob("step-*"))
+    shutil.rmtree(end)
+    with pytest.raises(ValueError, match=r"warm holds a run .* something else \(data \w{12} -> \w{12}\)"):
+        fit.run(twice, *parts)
+    fit.run([Source(lab / "data")], *parts, stages=("warm",))  # no other view of the clips is opened: the same ones
+    assert end.is_dir() and half.is_dir()
 
 
 def test_a_non_finite_loss_stops_before_the_optimizer_and_names_its_clips(

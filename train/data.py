@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -327,6 +328,14 @@ class Split:
             np.concatenate([begin + one.plain for begin, one in zip(begins, splits, strict=True)]),
             None if len(set(weights)) == 1 else odds,
         )
+
+    @cached_property
+    def mark(self) -> str:
+        """Names the clips and how often they are drawn, in short: the same whether other views of them are at hand, and
+        whether all could be shown (those that could not keep their places, and may be mended)."""
+        names, worlds = sorted({Path(video).name for video in self.videos}), [world.digests for world in self.worlds]
+        odds = None if self.odds is None else sorted(set(self.odds))
+        return sha256(repr((names, worlds, odds)).encode()).hexdigest()[:12]
 
     @cached_property
     def asked_about(self) -> NDArray[np.int64]:

@@ -528,11 +528,12 @@ class Run:
             raise ValueError(
                 f"{folder} holds a run of another recipe ({changes}): keep it, or train into another folder"
             )
-        check_origin(folder, saved, begun_with(name, self.origin))
+        ended = saved.step == self.recipe.stages[name].steps
+        check_origin(folder, saved, begun_with(name, self.origin, ended))
         before = {"seconds": saved.state.get("seconds", 0.0)}  # of runs begun before all of it was kept
         self.spent[name] = Spent(**saved.state.get("spent", before))
         load_weights(self.trainee, name, saved.tensors)
-        if saved.step == self.recipe.stages[name].steps:
+        if ended:
             return saved.step
         checkpoint.unpack_optimizer(optimizer, checkpoint.under("optimizer", saved.tensors), saved.state["optimizer"])
         schedule.load_state_dict(saved.state["schedule"])
@@ -555,10 +556,11 @@ def concerning(stage: str, recipe: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in {**recipe, "stages": recipe["stages"][stage]}.items() if k not in free}
 
 
-def origin_of(encoder: VJEPA2World, llm: str | None, init: Path | None) -> dict[str, str]:
+def origin_of(train: Split, encoder: VJEPA2World, llm: str | None, init: Path | None) -> dict[str, str]:
     """What a training begins with besides its recipe, in short: a resumed one must be given the same."""
     bridge = None if init is None or (init / ADAPTER).is_file() else init / "bridge.safetensors"
     return {
+        "data": train.mark,
         "encoder": encoder_digest(encoder)[:12],
         "llm": weights_mark(llm),
         "init's bridge": weights_mark(bridge),
@@ -566,9 +568,12 @@ def origin_of(encoder: VJEPA2World, llm: str | None, init: Path | None) -> dict[
     }
 
 
-def begun_with(stage: str, origin: dict[str, str]) -> dict[str, str]:
-    """The part of an origin that a stage depends on: a LoRA may be chosen after the stages that train none."""
-    return {name: mark for name, mark in origin.items() if name != "init" or "lora" in TRAINABLE[stage]}
+def begun_with(stage: str, origin: dict[str, str], ended: bool = False) -> dict[str, str]:
+    """The part of an origin that a stage depends on: a LoRA may be chosen after the stages that train none, and other
+    data for those after one that has ended."""
+    free = {"data"} if ended else set()
+    free |= set() if "lora" in TRAINABLE[stage] else {"init"}
+    return {name: mark for name, mark in origin.items() if name not in free}
 
 
 def build(recipe: FitRecipe, encoder: VJEPA2World, llm: str | None) -> tuple[Trainee, ForetellProcessor]:
@@ -735,8 +740,9 @@ def run(
         trainee.to(accelerator.device)
     peak = accelerator.num_processes * gemm_peak(train_dtype(), accelerator.device)
     job = Run(
-        trainee, world, processor, train, held_out, out, recipe, accelerator, peak, origin_of(world, llm, init), track
-    )
+        trainee, world, processor, train, held_out, out, recipe, accelerator, peak,
+        origin_of(train, world, llm, init), track,
+    )  # fmt: skip
     for name in teachable(recipe, tuple(stages or recipe.stages), train):
         job.stage(name)
     weights = weights_of(trainee, "tune")

@@ -348,7 +348,7 @@ def origin_of(clips: Clips, init: Path | None, teacher: Path | None) -> dict[str
 
 def check_origin(folder: Path, saved: checkpoint.Checkpoint, origin: dict[str, str]) -> None:
     """Raises ValueError where a run's checkpoint says that it learned from something else; older ones do not say."""
-    if changes := differences(saved.state.get("origin", origin), origin):
+    if changes := differences(origin | saved.state.get("origin", {}), origin):
         raise ValueError(
             f"{folder} holds a run that learned from something else ({changes}): give it the same again, or choose "
             "another folder"
