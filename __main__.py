@@ -856,6 +856,10 @@ def _diagnosis(checks: Sequence["Check"]) -> Table:
     return table
 
 
+UNWRAPPED = 10_000
+"""Columns of what is no terminal: a row of a table is a line, for grep and for logs."""
+
+
 def _tell(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
     """The result of a command on stdout, as one line of JSON or for people, text just as it is; all else goes to
     stderr. Of several ranks one tells it."""
@@ -864,7 +868,7 @@ def _tell(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> Non
     if as_json:
         print(_printable(json.dumps(result, ensure_ascii=False)))
         return
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else UNWRAPPED)
     for part in text.renderables if isinstance(text, Group) else [text]:
         if isinstance(part, str):
             print(_printable(part))  # rich would wrap it

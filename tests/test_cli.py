@@ -203,6 +203,9 @@ def test_an_answer_to_options(oracle: Oracle, video: str, capsys: pytest.Capture
     assert "80%" in printed
     assert "0.50 s of 1.88 s" in printed
     assert oracle.asked == [(video, 0.5)]
+    long = "it falls to the left " * 8
+    assert main(["ask", video, QUESTION, "--options", f"right, {long}"]) == 0
+    assert any(long.strip() in line and "%" in line for line in capsys.readouterr().out.splitlines()), "wrapped"
 
 
 def test_a_plan_is_told_with_all_that_was_considered(
