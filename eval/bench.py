@@ -461,11 +461,10 @@ def run(
     tuning: dict[str, dict[str, Any]] = {"chosen": {}, "scores": {}, "stopped": {}}
     found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": tuning}
     found |= {"missing": [*SIDES, DATA_AXIS], "stopped": {}, "data_axis": [], "data_growth": []}
-    keep = partial(kept, found, out)
     for kind in SIDES:
         for part, one in tuned(plan, kind, frames, runs, chosen_by, tell).items():
             tuning[part] |= one
-        compared(kind, main_jobs(plan, kind, tuning["chosen"]), frames, runs, judged_by, found, keep, tell)
+        compared(kind, main_jobs(plan, kind, tuning["chosen"]), frames, runs, judged_by, found, out, tell)
     axis = axis_jobs(plan, tuning["chosen"])
     found["missing"] = [job.name for job in axis]
     work = {
@@ -477,10 +476,10 @@ def run(
         tell(name, number, len(work))
         found["data_axis"] += do()
         found["missing"].remove(name)
-        keep()
+        kept(found, out)
     found["data_growth"] = growth(axis, frames, runs, judged_by)
     plot_axis(found["data_axis"], out.with_name(f"{out.stem}-data.png"))
-    keep()
+    kept(found, out)
     return found
 
 
@@ -489,10 +488,8 @@ DATA_AXIS = "data axis"
 
 
 def kept(found: Mapping[str, Any], out: Path) -> None:
-    """Write what is known by now, and draw what of it has curves."""
+    """Write what is known by now."""
     write(out, json.dumps(rounded(found), indent=1) + "\n")
-    if found.keys() & SIDES.keys():
-        plot(found, out.with_suffix(".png"))
 
 
 def compared(
@@ -502,12 +499,13 @@ def compared(
     runs: Path,
     referee: Referee,
     found: dict[str, Any],
-    keep: Callable[[], None],
+    out: Path,
     tell: Callable[[str, int, int], None],
 ) -> None:
     """Follow the runs of one kind, and say in `found` what is known: ratio, curves, strongest probes, what is missing.
 
-    Raises Unhealthy where the alarm stops one of its sides; of another objective that is a result.
+    out: where that is written, and its curves drawn beside it. Raises Unhealthy where the alarm stops one of its sides;
+    of another objective that is a result.
     """
     missing, curves, strongest = found["missing"], Curves(), f"{FINAL[0]} probes of {kind}"
     place = missing.index(kind)
@@ -522,17 +520,18 @@ def compared(
             if job.recipe.objective in SIDES[kind]:
                 raise
             found["stopped"][name] = str(error)
-            keep()
+            kept(found, out)
             continue
         for (variable, probe), curve in told.items():
             curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
         found[kind] = found.get(kind, {}) | settled(kind, curves, referee)
-        keep()
+        plot(found, out.with_suffix(".png"))
+        kept(found, out)
         if {side for side, *_ in curves} >= set(SIDES[kind]):
             found[kind] |= finals(kind, jobs, referee)
             if strongest in missing:
                 missing.remove(strongest)
-            keep()
+            kept(found, out)
 
 
 def cells_of(
