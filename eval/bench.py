@@ -461,6 +461,7 @@ def run(
     tuning: dict[str, dict[str, Any]] = {"chosen": {}, "scores": {}, "stopped": {}}
     found: dict[str, Any] = {**provenance(command), "plan": json.loads(json.dumps(asdict(plan))), "tuning": tuning}
     found |= {"missing": [*SIDES, DATA_AXIS], "stopped": {}, "data_axis": [], "data_growth": []}
+    found |= {kind: unsettled(kind) for kind in SIDES}
     for kind in SIDES:
         for part, one in tuned(plan, kind, frames, runs, chosen_by, tell).items():
             tuning[part] |= one
@@ -524,7 +525,7 @@ def compared(
             continue
         for (variable, probe), curve in told.items():
             curves.setdefault((job.recipe.objective, variable, probe), []).append(curve)
-        found[kind] = found.get(kind, {}) | settled(kind, curves, referee)
+        found[kind] |= settled(kind, curves, referee)
         plot(found, out.with_suffix(".png"))
         kept(found, out)
         if {side for side, *_ in curves} >= set(SIDES[kind]):
@@ -590,6 +591,19 @@ def followed(job: Job, frames: Path, runs: Path, referee: Referee) -> dict[tuple
     return {key: Curve(objective, flops, seconds, machine, [one[key] for one in told]) for key in told[0]}
 
 
+def not_known(lacking: Sequence[str]) -> dict[str, Any]:
+    """The ratio while sides are missing."""
+    return UNKNOWN | {
+        "words": f"not known yet: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} yet to run"
+    }
+
+
+def unsettled(kind: Kind) -> dict[str, Any]:
+    """What is said of a kind before its first run."""
+    empty: dict[str, Any] = {"random_init": [], "curves": [], "finals": [], "gap_to_random_init": {}}
+    return {"flops_ratio": not_known(SIDES[kind]), **empty}
+
+
 def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
     """What the probes along the runs of one kind say so far: ratios and curves."""
     (jepa, rival), answers = SIDES[kind], referee.answers(kind)
@@ -602,9 +616,7 @@ def settled(kind: Kind, curves: Curves, referee: Referee) -> dict[str, Any]:
         if {(jepa, variable, probe), (rival, variable, probe)} <= curves.keys()
     ]
     return {
-        "flops_ratio": UNKNOWN | {"words": f"not known yet: {' and '.join(lacking)} has yet to run"}
-        if lacking
-        else verdict([one for one in raced if one is not None]),
+        "flops_ratio": not_known(lacking) if lacking else verdict([one for one in raced if one is not None]),
         "random_init": [
             {"probe": probe, **referee.judge(kind, variable, told)} for (variable, probe), told in base.items()
         ],
@@ -760,13 +772,13 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure as Picture
 
     panels = [(kind, variable) for kind in SIDES for variable in VARIABLES[kind]]
-    drawn = [row["objective"] for kind in SIDES if kind in found for row in found[kind]["curves"]]
+    drawn = [row["objective"] for kind in SIDES for row in found[kind]["curves"]]
     colours = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(drawn))}
     lines: dict[str, Any] = {}
     picture = Picture(figsize=(3.4 * 4, 3.0 * 2), layout="constrained")
     FigureCanvasAgg(picture)
     for axes, (kind, variable) in zip(picture.subplots(2, 4).flat, panels, strict=True):
-        for row in found[kind]["curves"] if kind in found else ():
+        for row in found[kind]["curves"]:
             if row["variable"] == variable and row["probe"] == "attentive1":
                 name, colour = row["objective"], colours[row["objective"]]
                 (lines[name],) = axes.plot(row["flops"], row["value"], marker=".", lw=1, color=colour)

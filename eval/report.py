@@ -300,8 +300,6 @@ def bench_section(found: Results) -> str:
 
     rows = []
     for kind, (jepa, rival) in SIDES.items():
-        if kind not in found:
-            continue
         one, curves = found[kind]["flops_ratio"], found[kind]["curves"]
         counts = {row["objective"]: row["runs"] for row in curves}
         runs = ", ".join(f"{side} {counts.get(side, 0)}" for side in (jepa, rival))
@@ -313,6 +311,14 @@ def bench_section(found: Results) -> str:
     ends = "95% bootstrap intervals over scenes and runs; – where an end is out of reach: one side does not get there"
     made = f"{missing}{_made(found)}. In brackets: {ends}."
     return "\n\n".join(filter(None, [table, "\n".join(growth_table(found.get("data_growth", []))).strip(), made]))
+
+
+def growth_section(found: Results) -> str:
+    """What more clips teach, of a benchmark whose data axis has run."""
+    from .bench import growth_table
+
+    table = "\n".join(growth_table(found["data_growth"])).strip()
+    return f"{table}\n\n{_made(found)}. In brackets: 95% bootstrap intervals over scenes."
 
 
 def rivals_section(found: Results) -> str:
@@ -560,6 +566,7 @@ PAINTED: dict[str, tuple[Callable[["Axes", Results], None], tuple[float, float]]
 BLOCKS: dict[str, Callable[[], str]] = {
     "bench": lambda: bench_section(results("bench")),
     "benchmarks": benchmark_table,
+    "data-axis": lambda: growth_section(results("bench-first")),
     "elsewhere": lambda: elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()}),
     "layers": lambda: layers_section(results(EXAM)),
     "planning": lambda: planning_section(results("planning")),
@@ -567,8 +574,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "surprise": lambda: surprise_section(results(EXAM)),
     "towers": lambda: probe_section(results("towers")),
 }
-"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, one
-model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it, probes of towers."""
+"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, what
+more clips teach, one model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it,
+probes of towers."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:
