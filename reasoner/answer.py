@@ -34,7 +34,10 @@ _YES_NO_QUESTION = re.compile(
     re.IGNORECASE,
 )
 
-_WANTED = 'write {"temperature": above 0, "threshold": 0 to 1}, or remove the file: nothing abstains then'
+_WANTED = (
+    'write {"temperature": above 0, "threshold": 0 to 1, "written_temperature": above 0, "written_threshold": 0 to 1}, '
+    "or remove the file: nothing abstains then"
+)
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘"), "'")
 
 Question = tuple[str, Sequence[str] | None]
@@ -46,10 +49,9 @@ T = TypeVar("T")
 class Answer:
     """What the model says and how sure it is.
 
-    text: one of the options verbatim, or generated text. confidence: its probability; for generated text the geometric
-    mean of its tokens' probabilities, to the power of 1 / temperature: this orders generated texts, but promises no
-    share of right ones, as the temperature was fitted on yes/no questions. abstained: too unsure to be relied on; text
-    is then the best guess. evidence: what was shown, in seconds from the first frame.
+    text: one of the options verbatim, or generated text. confidence: its probability among the options; of generated
+    text that of the whole text, to the power of 1 / written_temperature. abstained: too unsure to be relied on; text is
+    then the best guess. evidence: what was shown, in seconds from the first frame.
     """
 
     text: str
@@ -61,24 +63,28 @@ class Answer:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted on a validation split: scores are divided by temperature; below the confidence threshold we abstain."""
+    """Fitted on a validation split: scores of options are divided by temperature, log-probabilities of generated texts
+    by written_temperature; below the confidence threshold of either we abstain."""
 
     temperature: float = 1.0
     threshold: float = 0.0
+    written_temperature: float = 1.0
+    written_threshold: float = 0.0
 
     @classmethod
     def read(cls, path: Path | None) -> "Calibration":
-        """From calibration.json; without the file nothing is changed and nothing abstains. Raises ValueError where it
-        holds anything else than a temperature above 0 and a threshold between 0 and 1."""
+        """From calibration.json; what it does not hold changes nothing, and makes nothing abstain. Raises ValueError
+        where it holds anything else than temperatures above 0 and thresholds between 0 and 1."""
         if path is None or not path.is_file():
             return cls()
         try:
             found = cls(**json.loads(path.read_text(encoding="utf-8")))
-            usable = 0 < found.temperature < math.inf and 0 <= found.threshold <= 1
+            heats, bars = (found.temperature, found.written_temperature), (found.threshold, found.written_threshold)
+            usable = all(0 < heat < math.inf for heat in heats) and all(0 <= bar <= 1 for bar in bars)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: no calibration ({error}): {_WANTED}") from None
         if not usable:
-            raise ValueError(f"{path}: temperature {found.temperature}, threshold {found.threshold}: {_WANTED}")
+            raise ValueError(f"{path}: temperatures {heats}, thresholds {bars}: {_WANTED}")
         return found
 
 
@@ -297,13 +303,13 @@ class Foretell:
         """The likeliest option, by a softmax over the scores at the fitted temperature."""
         chances = (torch.tensor(scores, dtype=torch.float64) / self.calibration.temperature).softmax(0).tolist()
         best = max(range(len(options)), key=chances.__getitem__)
-        return self._judge(options[best], chances[best], evidence, dict(zip(options, chances, strict=True)))
+        abstained = chances[best] < self.calibration.threshold
+        return Answer(options[best], chances[best], abstained, dict(zip(options, chances, strict=True)), evidence)
 
-    def _judge(
-        self, text: str, confidence: float, evidence: dict[str, Any], odds: dict[str, float] | None = None
-    ) -> Answer:
-        abstained = not text or confidence < self.calibration.threshold
-        return Answer(text, confidence, abstained, odds, evidence)
+    def _written(self, text: str, log_chance: float, evidence: dict[str, Any]) -> Answer:
+        """A generated text, as sure as the whole of it is likely, at its fitted temperature."""
+        confidence = math.exp(log_chance / self.calibration.written_temperature)
+        return Answer(text, confidence, not text or confidence < self.calibration.written_threshold, None, evidence)
 
     def _generate(
         self,
@@ -319,8 +325,7 @@ class Foretell:
             for place, (token, chance) in step.items():
                 if piece := texts[place].add(token, chance):
                     yield piece
-        scale = self.calibration.temperature
-        return [self._judge(text.shown.strip(), text.confidence(scale), evidence) for text in texts]
+        return [self._written(text.shown.strip(), text.log_chance, evidence) for text in texts]
 
     @torch.no_grad()
     def greedy(
@@ -374,12 +379,13 @@ class _Text:
     def __init__(self, processor: ForetellProcessor) -> None:
         self.tokenizer, self.end = processor.tokenizer, {processor.end_token_id, processor.tokenizer.eos_token_id}
         self.made: list[int] = []
-        self.chances: list[float] = []
+        self.log_chance = 0.0
+        """Of all tokens together, its end's included."""
         self.shown = ""
 
     def add(self, token: int, chance: float) -> str:
         """What a token adds to the text that can be shown: nothing at its end, or while half a character is missing."""
-        self.chances.append(chance)
+        self.log_chance += chance
         if token in self.end:
             return ""
         self.made.append(token)
@@ -388,10 +394,6 @@ class _Text:
             return ""
         piece, self.shown = text[len(self.shown) :], text
         return piece
-
-    def confidence(self, temperature: float) -> float:
-        """The geometric mean of its tokens' probabilities, its end's included, to the power of 1 / temperature."""
-        return math.exp(sum(self.chances) / len(self.chances) / temperature)
 
 
 def _alike(rows: Sequence[Sequence[int]]) -> int:

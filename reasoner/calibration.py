@@ -3,7 +3,7 @@
 Shapes: N questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ def fit_temperature(logits: Sequence[ArrayLike], truth: Sequence[int]) -> float:
     `logits`: for each question one score an option (any number of options); `truth`: the index of the right option.
     Searched between e^-4 and e^4.
     """
-    from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     rows = [np.asarray(row, dtype=np.float64) for row in logits]
@@ -38,10 +37,33 @@ def fit_temperature(logits: Sequence[ArrayLike], truth: Sequence[int]) -> float:
         row[: len(values)] = values
     at_truth = np.arange(len(rows)), np.asarray(truth)
 
-    def loss(log_temperature: float) -> float:
-        return -float(log_softmax(padded / np.exp(log_temperature), axis=1)[at_truth].mean())
+    return _best_temperature(lambda heat: -float(log_softmax(padded / heat, axis=1)[at_truth].mean()))
 
-    found: Any = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-4})
+
+def fit_written_temperature(log_chance: ArrayLike, right: ArrayLike) -> float:
+    """The divisor of the log-probabilities of whole generated texts under which it is likeliest that those of them are
+    right that are: how likely a text is, to the power of 1 / temperature, is how often such texts are right.
+
+    Searched between e^-4 and e^4.
+    """
+    stated, hit = np.asarray(log_chance, dtype=np.float64), np.asarray(right, dtype=bool)
+    if not len(stated) or stated.shape != hit.shape:
+        raise ValueError(f"{len(stated)} texts and {len(hit)} judgements: give one of each a question")
+    stated = np.minimum(stated, -1e-9)  # a text that cannot be otherwise may still be wrong
+
+    def loss(heat: float) -> float:
+        return -float(np.where(hit, stated / heat, np.log(-np.expm1(stated / heat))).mean())
+
+    return _best_temperature(loss)
+
+
+def _best_temperature(loss: Callable[[float], float]) -> float:
+    """The temperature of least loss between e^-4 and e^4."""
+    from scipy.optimize import minimize_scalar
+
+    found: Any = minimize_scalar(
+        lambda log: loss(float(np.exp(log))), bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-4}
+    )
     return float(np.exp(found.x))
 
 

@@ -160,17 +160,18 @@ def test_open_questions_asked_together_generate_what_transformers_generates_for_
     text = model.processor.tokenizer.decode(tokens, skip_special_tokens=True)
     assert answer.text == text.rstrip("\ufffd").strip()  # cut off within a character, its half is not shown
     chances = torch.stack(made.logits)[:, 0].log_softmax(-1).gather(1, tokens[:, None])
-    assert answer.confidence == pytest.approx(math.exp(chances.mean()), rel=1e-4)
+    assert answer.confidence == pytest.approx(math.exp(chances.sum()), rel=1e-4)
     assert answer.probabilities is None
 
 
-def test_the_confidence_of_a_written_answer_is_its_geometric_mean_to_the_power_of_1_by_temperature(
-    model: Foretell,
-) -> None:
+def test_a_written_answer_is_as_sure_as_its_whole_text_is_likely_at_a_temperature_of_its_own(model: Foretell) -> None:
     plain = model.answer(noise(2), "Why?")
-    sharp = Foretell(model.model, model.processor, Calibration(temperature=0.5)).answer(noise(2), "Why?")
-    assert sharp.text == plain.text
-    assert sharp.confidence == pytest.approx(plain.confidence**2, rel=1e-6)
+    for calibration, sure in ((Calibration(written_temperature=2.0), 0.5), (Calibration(temperature=2.0), 1.0)):
+        other = Foretell(model.model, model.processor, calibration).answer(noise(2), "Why?")
+        assert other.text == plain.text and not other.abstained
+        assert other.confidence == pytest.approx(plain.confidence**sure, rel=1e-6)
+    strict = Foretell(model.model, model.processor, Calibration(written_threshold=0.999))
+    assert strict.answer(noise(2), "Why?").abstained and not strict.answer(noise(2), "Will it fall?").abstained
 
 
 def test_a_stream_adds_up_to_the_answer(model: Foretell) -> None:
@@ -248,7 +249,7 @@ def test_frames_of_the_wrong_kind_are_refused(model: Foretell) -> None:
 def test_calibration_is_read_where_there_is_one(tmp_path: Path) -> None:
     assert Calibration.read(tmp_path / "calibration.json") == Calibration(1.0, 0.0)
     (tmp_path / "calibration.json").write_text('{"temperature": 0.5, "threshold": 0.6}')
-    assert Calibration.read(tmp_path / "calibration.json") == Calibration(0.5, 0.6)
+    assert Calibration.read(tmp_path / "calibration.json") == Calibration(0.5, 0.6, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +259,11 @@ def test_calibration_is_read_where_there_is_one(tmp_path: Path) -> None:
         ("[0.5, 0.6]", "no calibration"),
         ('{"heat": 2.0}', "no calibration .*heat"),
         ('{"temperature": "2"}', "no calibration"),
-        ('{"temperature": 0}', r"temperature 0, threshold 0\.0"),
-        ('{"temperature": NaN}', "temperature nan"),
-        ('{"threshold": 60}', r"temperature 1\.0, threshold 60"),
+        ('{"temperature": 0}', r"temperatures \(0, 1\.0\), thresholds \(0\.0, 0\.0\)"),
+        ('{"temperature": NaN}', r"temperatures \(nan, "),
+        ('{"threshold": 60}', r"temperatures \(1\.0, 1\.0\), thresholds \(60, "),
+        ('{"written_temperature": -1}', r"temperatures \(1\.0, -1\)"),
+        ('{"written_threshold": 2}', r".* thresholds \(0\.0, 2\)"),
     ],
 )
 def test_a_calibration_that_is_none_is_refused_by_its_name(tmp_path: Path, content: str, reason: str) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foretell.reasoner.calibration import abstention_threshold, fit_temperature
+from foretell.reasoner.calibration import abstention_threshold, fit_temperature, fit_written_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
@@ -13,6 +13,18 @@ def test_a_known_temperature_is_recovered(temperature: float) -> None:
     chance = [np.exp(row) / np.exp(row).sum() for row in sharp]
     truth = [int(random.choice(len(p), p=p)) for p in chance]
     assert fit_temperature([row * temperature for row in sharp], truth) == pytest.approx(temperature, rel=0.06)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_how_likely_a_text_is_becomes_how_often_such_texts_are_right(temperature: float) -> None:
+    random = np.random.default_rng(6)
+    chance = random.uniform(0.05, 1.0, size=6000)
+    right = random.random(6000) < chance
+    assert fit_written_temperature(np.log(chance) * temperature, right) == pytest.approx(temperature, rel=0.06)
+    certain = fit_written_temperature([0.0, 0.0, -0.1], [True, False, True])
+    assert np.isfinite(certain), "a text of probability 1 may be wrong"
+    with pytest.raises(ValueError, match="1 texts and 2 judgements"):
+        fit_written_temperature([-0.1], [True, False])
 
 
 def test_temperature_asks_for_one_truth_a_row() -> None:

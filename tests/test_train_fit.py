@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from foretell.bridge.cache import FeatureCache
 from foretell.bridge.projector import word_embeddings
 from foretell.perception.encoder import VJEPA2World
 from foretell.perception.video import last_shown
-from foretell.reasoner.answer import Foretell
+from foretell.reasoner.answer import Answer, Foretell
 from foretell.reasoner.model import load, save_parts
 from foretell.reasoner.processing import ForetellProcessor, Pack
-from foretell.train import data, fit
+from foretell.train import checks, data, fit
 from foretell.train.data import Row, Split, load_clips, questions_by_clip
 from foretell.train.facts import (
     MISSING,
@@ -76,7 +77,31 @@ def test_the_result_answers_with_an_option_and_a_calibrated_confidence(lab: Path
     answer = Foretell.load(model, str(lab / "llm")).answer(packed.frames[0, :8], "Will the tower fall?")
     assert answer.probabilities is not None and set(answer.probabilities) == {"yes", "no"}
     assert answer.confidence == max(answer.probabilities.values())
-    assert set(json.loads((model / "calibration.json").read_text())) == {"temperature", "threshold"}
+    calibration = json.loads((model / "calibration.json").read_text())
+    assert set(calibration) == {"temperature", "threshold", "written_temperature", "written_threshold"}
+    assert calibration["written_temperature"] != 1.0 and calibration["temperature"] != 1.0
+
+
+def test_texts_are_right_that_say_the_answer_and_calibrated_by_how_likely_they_are(
+    lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
+    closed = {row["question"] for rows in split.asked(24) for row in rows if row["options"] == ["yes", "no"]}
+    rng = np.random.default_rng(0)
+    seen: list[str] = []
+
+    def write(self: Foretell, features: Any, imagined: Any, questions: Sequence[str], limit: int) -> list[Answer]:
+        seen.extend(questions)
+        return [Answer("Nobody knows", float(rng.uniform(0.2, 0.6)), False) for _ in questions]
+
+    monkeypatch.setattr(Foretell, "generate_features", write)
+    foretell = Foretell.load(model, str(lab / "llm"))
+    wrong = checks.calibrate(foretell, split, clips=24)
+    assert wrong["written_threshold"] == 1.0 and wrong["written_temperature"] < 0.1
+    assert seen and closed.isdisjoint(seen)
+    monkeypatch.setattr(checks, "answer_text", lambda text: "the same")
+    right = checks.calibrate(foretell, split, clips=24)
+    assert right["written_temperature"] > 50 and right["temperature"] == wrong["temperature"]
 
 
 def test_the_encoder_stays_bit_equal_up_to_its_storage(lab: Path, model: Path) -> None:

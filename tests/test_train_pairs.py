@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, VJEPA2Model
 
 from foretell.__main__ import main
 from foretell.perception.encoder import VJEPA2World, tiny_config
-from foretell.reasoner.answer import Foretell
+from foretell.reasoner.answer import Calibration, Foretell
 from foretell.train import fit
 from foretell.train.data import Split
 from foretell.train.facts import MISSING, FactHeads, Targets, word_loss
@@ -405,7 +405,7 @@ def test_worlds_and_paired_data_mix(worlds: Path, videos: Path, lab: Path, tmp_p
     assert [row["step"] for row in logged(tmp_path / "run" / "warm")] == [1, 2, 3, 4]
     assert all(np.isfinite(row["loss"]) for stage in ("warm", "tune") for row in logged(tmp_path / "run" / stage))
     calibration = json.loads((tmp_path / "run" / "model" / "calibration.json").read_text())
-    assert calibration == {"temperature": 1.0, "threshold": 0.0}, "no yes/no question was there to calibrate on"
+    assert calibration == asdict(Calibration()), "no question with options was there to calibrate on"
 
 
 def test_worlds_read_as_paired_data_have_the_features_of_worlds(worlds: Path, lab: Path, tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 The caller switches the model to evaluation.
 """
 
+import math
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
-from ..reasoner.answer import YES_NO, Asked, Calibration, Foretell, answer_text
-from ..reasoner.calibration import abstention_threshold, fit_temperature
+from ..reasoner.answer import YES_NO, Asked, Calibration, Foretell, answer_text, is_yes_no
+from ..reasoner.calibration import abstention_threshold, fit_temperature, fit_written_temperature
 from ..reasoner.model import ForetellForConditionalGeneration
 from .data import Row, Split
 from .facts import MISSING, OUTCOMES, SLOTS, WORDS, FactHeads, shapes_here
@@ -116,17 +118,42 @@ def asked_of(model: Foretell, row: Row) -> Asked:
 
 
 def calibrate(model: Foretell, split: Split, clips: int) -> dict[str, float]:
-    """Temperature and abstention threshold (90% of the answers given are right) on yes/no questions of validation.
+    """Temperatures and abstention thresholds (90% of the answers given are right) on the first clips of validation: of
+    options by yes/no questions, of generated texts by those with other options, of which none is told.
 
-    Without such questions nothing is changed and nothing abstains.
+    model: as yet uncalibrated. Of what is not asked nothing is changed, and nothing abstains.
     """
-    closed = [[row for row in rows if row["options"] == [*YES_NO]] for rows in split.asked(clips)]
-    scored = list(score_rows(model, split, closed))
-    if not scored:
-        return asdict(Calibration())
-    scores = np.array([score for _, score in scored])  # [N, 2]
-    truth = [row["options"].index(row["answer"]) for row, _ in scored]
-    temperature = fit_temperature(list(scores), truth)
-    odds = torch.tensor(scores / temperature).softmax(-1).numpy()
-    threshold = abstention_threshold(odds.max(-1), odds.argmax(-1) == np.array(truth))
-    return {"temperature": round(temperature, 4), "threshold": round(threshold, 4)}
+    rows = split.asked(clips)
+    closed = [[row for row in one if row["options"] == [*YES_NO]] for one in rows]
+    others = [[row for row in one if row["options"] and not is_yes_no(row["question"])] for one in rows]
+    fitted = Calibration()
+    if scored := list(score_rows(model, split, closed)):
+        scores = np.array([score for _, score in scored])  # [N, 2]
+        truth = [row["options"].index(row["answer"]) for row, _ in scored]
+        heat = fit_temperature(list(scores), truth)
+        odds = torch.tensor(scores / heat).softmax(-1).numpy()
+        bar = abstention_threshold(odds.max(-1), odds.argmax(-1) == np.array(truth))
+        fitted = replace(fitted, temperature=round(heat, 4), threshold=round(bar, 4))
+    if told := list(written_rows(model, split, others)):
+        chances, right = (np.array(part) for part in zip(*told, strict=True))  # [N] both
+        heat = fit_written_temperature(chances, right)
+        bar = abstention_threshold(np.exp(chances / heat), right)
+        fitted = replace(fitted, written_temperature=round(heat, 4), written_threshold=round(bar, 4))
+    return asdict(fitted)
+
+
+def written_rows(model: Foretell, split: Split, questions: list[list[Row]]) -> Iterator[tuple[float, bool]]:
+    """The log-probability of what a model writes to each question, given by clip, and whether it is the answer.
+
+    Texts are cut off where they have become longer than every answer to the same clip: they are wrong by then.
+    """
+    for key, rows in zip(split.keys, questions, strict=False):
+        if not key or not rows:
+            continue
+        limit = max(len(model.processor.answer_ids(answer_text(row["answer"]))) for row in rows)
+        written = model.generate_features(
+            *_features(model.model, split, [key]), [row["question"] for row in rows], limit
+        )
+        for row, answer in zip(rows, written, strict=True):
+            said = answer_text(answer.text).casefold() == answer_text(row["answer"]).casefold()
+            yield math.log(max(answer.confidence, sys.float_info.min)), said
