@@ -453,6 +453,7 @@ def run(
     the ratio cannot be trained. Runs of the data axis that want more clips than there are stay among what is missing,
     until more are rendered or their folders brought from where there were enough.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     learned, held, tested = (load_clips(one) for one in (data, val, test))
     frames = data / "frames.npy"
     labels = labelled(learned, plan)

@@ -209,7 +209,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
 ) -> None:
     monkeypatch.setitem(learner.CONFIGS, "tiny_picture", tiny_picture)
     folders = worlds / "train", worlds / "val", worlds / "test"
-    out, tell = tmp_path / "bench.json", Bench.tell
+    report, tell = tmp_path / "out" / "bench.json", Bench.tell
     asked_for: list[str] = []
     begun: list[str] = []
     words: set[tuple[int, str]] = set()
@@ -220,17 +220,17 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
             raise KeyboardInterrupt
         if given[0] in bench.FINAL:
             (kind,) = (kind for kind, variables in bench.VARIABLES.items() if name in variables)
-            said = json.loads(out.read_text())[kind]["flops_ratio"]["words"]
+            said = json.loads(report.read_text())[kind]["flops_ratio"]["words"]
             assert "not known yet" not in said, "the ratio waits for the strongest probes"
-        if out.is_file():
-            early = json.loads(out.read_text())
+        if report.is_file():
+            early = json.loads(report.read_text())
             sides = {row["objective"] for row in early["images"]["curves"]}
             words.add((len(sides & {"ijepa", "mae"}), early["images"]["flops_ratio"]["words"]))
         return tell(self, name, *given)
 
     def doomed(data: Path, out: Path, *given: Any, **named: Any) -> Path:
         if out.name == "vjepa-0.001-0":
-            early = json.loads((tmp_path / "bench.json").read_text())
+            early = json.loads(report.read_text())
             assert early["missing"] == ["videos", "data axis"] and early["images"]["finals"], "images wait for videos"
             assert early["videos"]["flops_ratio"]["words"] == "not known yet: vjepa and videomae have yet to run"
         if out.name in ("vjepa-0.002-0", "lejepa-0.001-0"):
@@ -244,12 +244,12 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     monkeypatch.setattr(pretrain, "run", doomed)
     monkeypatch.setattr(Bench, "tell", counted)
     with pytest.raises(KeyboardInterrupt):
-        run(*folders, tmp_path / "runs", out, tiny_plan())
-    found = run(*folders, tmp_path / "runs", out, tiny_plan(), command="foretell bench")
+        run(*folders, tmp_path / "runs", report, tiny_plan())
+    found = run(*folders, tmp_path / "runs", report, tiny_plan(), command="foretell bench")
     files = [tmp_path / "runs" / name for name in ("cells.jsonl", "finals.jsonl")]
     cells = sum(len(file.read_text().splitlines()) for file in files)
     assert len(asked_for) == cells + 1, "a probe was asked twice"
-    assert json.loads(out.read_text())["command"] == "foretell bench" and out.with_suffix(".png").is_file()
+    assert json.loads(report.read_text())["command"] == "foretell bench" and report.with_suffix(".png").is_file()
     for kind, (jepa, rival) in bench.SIDES.items():
         assert set(found[kind]["flops_ratio"]) >= {"value", "low", "high", "words"}
         assert {row["objective"] for row in found[kind]["curves"]} >= {jepa, rival}
@@ -264,7 +264,7 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     assert begun == ["vjepa-0.002-0", "lejepa-0.001-0"], "a run that the alarm stopped was begun again"
     flops = {row["objective"]: row["flops"][-1] for row in found["videos"]["curves"]}
     assert flops["salt"] > 1.5 * flops["vjepa"], "a teacher's cost is part of its student's"
-    longer = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
+    longer = run(*folders, tmp_path / "runs", report, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     assert longer["missing"] == ["axis-vjepa-tiny-4000", "axis-videomae-tiny-4000"], "wants more clips than there are"
     assert "for want of clips: axis-vjepa-tiny-4000" in table(longer) and "want of clips" not in table(found)
     assert longer["data_axis"] == found["data_axis"] and len(asked_for) == cells + 1
@@ -273,9 +273,9 @@ def test_a_stopped_benchmark_goes_on_and_tells_all_it_was_asked(
     )
     recipe = json.loads(made.read_text())
     with pytest.raises(ValueError, match=r"another recipe \(clips 40 -> 4000\): remove it"):
-        run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
+        run(*folders, tmp_path / "runs", report, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     made.write_text(json.dumps(recipe | {"clips": 4000}))  # as if made elsewhere
-    brought = run(*folders, tmp_path / "runs", out, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
+    brought = run(*folders, tmp_path / "runs", report, replace(tiny_plan(), axis_clips=(20, 40, 4000)))
     assert brought["missing"] == ["axis-videomae-tiny-4000"] and len(asked_for) == cells + 11
     grown = {(row["objective"], row["most"]) for row in brought["data_growth"]}
     assert grown == {("vjepa", 4000), ("videomae", 40)} and "| vjepa | tiny | 4,000 for 20 |" in table(brought)
