@@ -443,8 +443,7 @@ def run(
     """Tune, pretrain and probe all of a plan; writes `out` (JSON) and plots beside it, and returns what it wrote.
 
     Images are settled before videos begin, which take several times as long. All that is known is written after every
-    run, with the names of what is "missing". The strongest probes of a kind begin once both of its sides have run: they
-    take longer than the first ratio.
+    run, with the names of what is "missing". The strongest probes of a kind come last: they take longer than a ratio.
 
     data: worlds to pretrain on and to label probes from; val: worlds on which rates are chosen; test: worlds that
     figures are about; runs: everything that a stopped benchmark goes on from. Several processes that are given the same
@@ -529,11 +528,9 @@ def compared(
         found[kind] |= settled(kind, curves, referee)
         plot(found, out.with_suffix(".png"))
         kept(found, out)
-        if {side for side, *_ in curves} >= set(SIDES[kind]):
-            found[kind] |= finals(kind, jobs, referee)
-            if strongest in missing:
-                missing.remove(strongest)
-            kept(found, out)
+    found[kind] |= finals(kind, jobs, referee)
+    missing.remove(strongest)
+    kept(found, out)
 
 
 def cells_of(
