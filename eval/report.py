@@ -313,14 +313,6 @@ def bench_section(found: Results) -> str:
     return "\n\n".join(filter(None, [table, "\n".join(growth_table(found.get("data_growth", []))).strip(), made]))
 
 
-def growth_section(found: Results) -> str:
-    """What more clips teach, of a benchmark whose data axis has run."""
-    from .bench import growth_table
-
-    table = "\n".join(growth_table(found["data_growth"])).strip()
-    return f"{table}\n\n{_made(found)}. In brackets: 95% bootstrap intervals over scenes."
-
-
 def rivals_section(found: Results) -> str:
     """Behind which encoder a language model answers best, and what an answer costs."""
     from .rivals import ALPHA, differences, table
@@ -566,7 +558,6 @@ PAINTED: dict[str, tuple[Callable[["Axes", Results], None], tuple[float, float]]
 BLOCKS: dict[str, Callable[[], str]] = {
     "bench": lambda: bench_section(results("bench")),
     "benchmarks": benchmark_table,
-    "data-axis": lambda: growth_section(results("bench-first")),
     "elsewhere": lambda: elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()}),
     "layers": lambda: layers_section(results(EXAM)),
     "planning": lambda: planning_section(results("planning")),
@@ -574,9 +565,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "surprise": lambda: surprise_section(results(EXAM)),
     "towers": lambda: probe_section(results("towers")),
 }
-"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, what
-more clips teach, one model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it,
-probes of towers."""
+"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, one
+model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it, probes of towers."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:
