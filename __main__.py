@@ -547,7 +547,7 @@ def bench(
     from .eval import bench as room
 
     def tell(what: str, done: int, total: int) -> None:
-        print(f"run {done + 1} of {total}: {what}", file=sys.stderr)
+        print(f"{what} (run {done + 1} of {total})", file=sys.stderr)
 
     plan = room.quick() if quick else room.Plan()
     command = shlex.join(["foretell", *context.obj])

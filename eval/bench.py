@@ -474,7 +474,7 @@ def run(
         if job.recipe.clips <= len(learned.clips) or done(job, runs)
     }
     for number, (name, do) in enumerate(in_turn(runs / ".claims", work, TOLD_LATER)):
-        tell(name, number, len(work))
+        tell(f"{DATA_AXIS}: {name}", number, len(work))
         found["data_axis"] += do()
         found["missing"].remove(name)
         kept(found, out)
@@ -513,7 +513,7 @@ def compared(
     missing[place : place + 1] = [*(job.name for job in jobs), strongest]
     work = {job.name: partial(followed, job, frames, runs, referee) for job in jobs}
     for number, (job, (name, do)) in enumerate(zip(jobs, in_turn(runs / ".claims", work, TOLD_LATER), strict=True)):
-        tell(name, number, len(jobs))
+        tell(f"{kind}: {name}", number, len(jobs))
         missing.remove(name)
         try:
             told = do()
@@ -562,7 +562,7 @@ def tuned(
 
     turns = in_turn(runs / ".claims", {job.name: partial(ended, job) for job in jobs}, TOLD_LATER)
     for number, (job, (_, do)) in enumerate(zip(jobs, turns, strict=True)):
-        tell(job.name, number, len(jobs))
+        tell(f"rates of {kind}: {job.name}", number, len(jobs))
         try:
             told = do()
         except ArithmeticError as error:

@@ -3,9 +3,10 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,21 +87,23 @@ def test_texts_are_right_that_say_the_answer_and_calibrated_by_how_likely_they_a
     lab: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
-    closed = {row["question"] for rows in split.asked(24) for row in rows if row["options"] == ["yes", "no"]}
-    rng = np.random.default_rng(0)
-    seen: list[str] = []
+    foretell, rng = Foretell.load(model, str(lab / "llm")), np.random.default_rng(0)
+    rows = [row for rows in split.asked(24) for row in rows if row["options"] != ["yes", "no"]]
 
-    def write(self: Foretell, features: Any, imagined: Any, questions: Sequence[str], limit: int) -> list[Answer]:
-        seen.extend(questions)
-        return [Answer("Nobody knows", float(rng.uniform(0.2, 0.6)), False) for _ in questions]
+    def calibrated(text: Callable[[str], str]) -> dict[str, float]:
+        asked = iter(rows)
 
-    monkeypatch.setattr(Foretell, "generate_features", write)
-    foretell = Foretell.load(model, str(lab / "llm"))
-    wrong = checks.calibrate(foretell, split, clips=24)
+        def write(features: Any, imagined: Any, questions: Sequence[str], limit: int) -> list[Answer]:
+            each = list(islice(asked, len(questions)))
+            assert [row["question"] for row in each] == questions, "a yes/no question was to be written to"
+            return [Answer(text(row["answer"]), float(rng.uniform(0.2, 0.6)), False) for row in each]
+
+        monkeypatch.setattr(foretell, "generate_features", write)
+        return checks.calibrate(foretell, split, clips=24)
+
+    wrong = calibrated(lambda answer: f"Not {answer}")
     assert wrong["written_threshold"] == 1.0 and wrong["written_temperature"] < 0.1
-    assert seen and closed.isdisjoint(seen)
-    monkeypatch.setattr(checks, "answer_text", lambda text: "the same")
-    right = checks.calibrate(foretell, split, clips=24)
+    right = calibrated(lambda answer: f"{answer.upper()}.")
     assert right["written_temperature"] > 50 and right["temperature"] == wrong["temperature"]
 
 
@@ -359,6 +362,8 @@ def test_a_stage_goes_on_with_the_data_that_it_began_with(lab: Path, model: Path
     shutil.rmtree(end)
     with pytest.raises(ValueError, match=r"warm holds a run .* something else \(data \w{12} -> \w{12}\)"):
         fit.run(twice, *parts)
+    one = Split.open(lab / "data", VJEPA2World.from_pretrained(lab / "encoder"), lab / "features")
+    assert Split.mix([one, one], [1, 2]).mark != Split.mix([one, one], [2, 1]).mark
     fit.run([Source(lab / "data")], *parts, stages=("warm",))  # no other view of the clips is opened: the same ones
     assert end.is_dir() and half.is_dir()
 

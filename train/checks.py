@@ -135,9 +135,9 @@ def calibrate(model: Foretell, split: Split, clips: int) -> dict[str, float]:
         bar = abstention_threshold(odds.max(-1), odds.argmax(-1) == np.array(truth))
         fitted = replace(fitted, temperature=round(heat, 4), threshold=round(bar, 4))
     if told := list(written_rows(model, split, others)):
-        chances, right = (np.array(part) for part in zip(*told, strict=True))  # [N] both
-        heat = fit_written_temperature(chances, right)
-        bar = abstention_threshold(np.exp(chances / heat), right)
+        log_chance, right = (np.array(part) for part in zip(*told, strict=True))  # [N] both
+        heat = fit_written_temperature(log_chance, right)
+        bar = abstention_threshold(np.exp(log_chance / heat), right)
         fitted = replace(fitted, written_temperature=round(heat, 4), written_threshold=round(bar, 4))
     return asdict(fitted)
 

@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -331,10 +332,10 @@ class Split:
 
     @cached_property
     def mark(self) -> str:
-        """Names the clips and how often they are drawn, in short: the same whether other views of them are at hand, and
-        whether all could be shown (those that could not keep their places, and may be mended)."""
+        """Names the clips and the weights of their sets, in short. Neither other views of the clips nor those that
+        cannot be shown, and may be mended, change it."""
         names, worlds = sorted({Path(video).name for video in self.videos}), [world.digests for world in self.worlds]
-        odds = None if self.odds is None else sorted(set(self.odds))
+        odds = None if self.odds is None else [weight for weight, _ in groupby(self.odds.tolist())]  # set by set
         return sha256(repr((names, worlds, odds)).encode()).hexdigest()[:12]
 
     @cached_property
