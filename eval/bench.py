@@ -773,9 +773,10 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     drawn = [row["objective"] for kind in SIDES for row in found[kind]["curves"]]
     colours = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(drawn))}
     lines: dict[str, Any] = {}
-    picture = Picture(figsize=(3.4 * 4, 3.0 * 2), layout="constrained")
+    columns = len(panels) // 2
+    picture = Picture(figsize=(3.4 * columns, 3.0 * 2), layout="constrained")
     FigureCanvasAgg(picture)
-    for axes, (kind, variable) in zip(picture.subplots(2, 4).flat, panels, strict=True):
+    for axes, (kind, variable) in zip(picture.subplots(2, columns).flat, panels, strict=True):
         for row in found[kind]["curves"]:
             if row["variable"] == variable and row["probe"] == "attentive1":
                 name, colour = row["objective"], colours[row["objective"]]
