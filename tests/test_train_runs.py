@@ -52,7 +52,13 @@ def assert_same_losses(out: Path, alone: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ranks", "sharded", "accumulate", "checkpointing"),
-    [(1, False, 3, True), (2, False, 2, True), (4, False, 1, False), (2, True, 2, False), (4, True, 1, True)],
+    [
+        (1, False, 3, True),
+        (2, False, 2, True),
+        (4, False, 1, False),
+        (2, True, 2, False),
+        pytest.param(4, True, 1, True, marks=pytest.mark.slow),
+    ],
 )
 def test_ranks_shards_accumulation_and_checkpointing_change_no_loss(
     lab: Path, order: Order, alone: Path, ranks: int, sharded: bool, accumulate: int, checkpointing: bool
