@@ -8,6 +8,7 @@ is settled is a ratio: the compute that a pixel rival needs to reach a score, ov
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -41,7 +42,7 @@ from .probe import (
     score_of,
     watch,
 )
-from .race import UNKNOWN, Curve, ratios, resampled, resamples_of, verdict
+from .race import UNKNOWN, Curve, half, ratios, resampled, resamples_of, verdict
 from .record import digest, mark, provenance, rounded, write
 from .stats import figure
 from .turns import claim_of, in_turn
@@ -751,7 +752,7 @@ def table(found: Mapping[str, Any]) -> str:
     for kind, (jepa, rival) in SIDES.items():
         one = found[kind]["flops_ratio"]
         numbers = " ".join("-" if one[name] is None else f"{one[name]:.2f}" for name in ("value", "low", "high"))
-        lines.append(f"{kind}: compute of {rival} over {jepa}: {numbers} ({one['words']})")
+        lines.append(f"{kind}: compute of {rival} over {jepa}: {numbers} ({one['words']}; at most half: {half(one)})")
     lines += ["", "| features | variable | metric | 4-block probe |", "| --- | --- | --- | ---: |"]
     for kind in SIDES:
         for row in found[kind]["finals"]:
@@ -765,20 +766,30 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
-    """Scores of the 1-block probe against compute, a panel for every variable, intervals as bands."""
+    """Scores of the 1-block probe against compute, a panel for every variable, intervals as bands; what it says of
+    random init as a dashed line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
-    panels = [(kind, variable) for kind in SIDES for variable in VARIABLES[kind]]
-    drawn = [row["objective"] for kind in SIDES for row in found[kind]["curves"]]
-    colours = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(drawn))}
+    asked = [(kind, name) for kind in SIDES for name in VARIABLES[kind] if found[kind]["curves"]]
+    curves = [row for kind in SIDES for row in found[kind]["curves"] if row["probe"] == ALONG[-1]]
+    if not curves:
+        return
+    colours = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(row["objective"] for row in curves))}
     lines: dict[str, Any] = {}
-    columns = len(panels) // 2
-    picture = Picture(figsize=(3.4 * columns, 3.0 * 2), layout="constrained")
+    columns, count = min(4, len(asked)), math.ceil(len(asked) / 4)
+    picture = Picture(figsize=(3.4 * columns, 3.0 * count + 0.3), layout="constrained")
     FigureCanvasAgg(picture)
-    for axes, (kind, variable) in zip(picture.subplots(2, columns).flat, panels, strict=True):
-        for row in found[kind]["curves"]:
-            if row["variable"] == variable and row["probe"] == "attentive1":
+    panels = list(picture.subplots(count, columns, squeeze=False).flat)
+    for axes in panels[len(asked) :]:
+        axes.remove()
+    for axes, (kind, variable) in zip(panels, asked, strict=False):
+        for row in found[kind]["random_init"]:
+            if (row["variable"], row["probe"]) == (variable, ALONG[-1]):
+                lines[RANDOM] = axes.axhline(row["value"], ls="--", lw=1, color="black")
+                axes.axhspan(row["low"], row["high"], alpha=0.1, lw=0, color="black")
+        for row in curves:
+            if row["variable"] == variable:
                 name, colour = row["objective"], colours[row["objective"]]
                 (lines[name],) = axes.plot(row["flops"], row["value"], marker=".", lw=1, color=colour)
                 axes.fill_between(row["flops"], row["low"], row["high"], alpha=0.15, lw=0, color=colour)

@@ -5,8 +5,9 @@ Shapes: B bootstrap resamples of scenes and runs (the first is the figure itself
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,7 @@ def ratios(
         return found - np.log10(crossings(jepa[0].flops, ours, start, wanted))
 
 
+LESS, MORE = "JEPA needs less", "JEPA needs more"
 UNKNOWN: dict[str, Any] = {"value": None, "low": None, "high": None}
 """A ratio that nobody knows."""
 
@@ -99,6 +101,20 @@ def verdict(found: Sequence[Floats]) -> dict[str, Any]:
         medians = np.nanmedian(np.concatenate(found, axis=1), axis=1)  # [B]
         low, high = np.nanpercentile(medians[1:], (2.5, 97.5), method="nearest")
     numbers = {"value": medians[0], "low": low, "high": high}
-    words = "JEPA needs less" if low > 0 else "JEPA needs more" if high < 0 else "the interval carries no verdict"
+    words = LESS if low > 0 else MORE if high < 0 else "the interval carries no verdict"
     told = {name: float(10**log) if np.isfinite(log) else None for name, log in numbers.items()}
     return {**told, "words": words, "curves": len(found), "levels": int(sum(one.shape[1] for one in found))}
+
+
+CLAIMED = 2.0
+"""The least that is claimed in public: a model of pixels needs twice JEPA's compute (published: 2 to 10 times)."""
+
+
+def half(told: Mapping[str, Any]) -> str:
+    """Whether JEPA needs at most half of its rival's compute, as far as a verdict's interval says."""
+    out_of_reach = {
+        "low": math.inf if told["words"] == LESS else 0.0,
+        "high": 0.0 if told["words"] == MORE else math.inf,
+    }
+    low, high = (beyond if told[end] is None else told[end] for end, beyond in out_of_reach.items())
+    return "yes" if low >= CLAIMED else "no" if high < CLAIMED else "not shown"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import VJEPA2Config, VJEPA2Model
 
-from foretell.eval import bench, gauges
+from foretell.eval import bench, gauges, race
 from foretell.eval.bench import Plan, axis_jobs, cost, main_jobs, recipe_of, run, table, tuning_jobs
 from foretell.eval.probe import Bench, Cells, Question, Training
 from foretell.eval.race import Curve, crossings, ratios, verdict
@@ -85,6 +85,25 @@ def test_what_one_side_alone_learns_counts(learns: str) -> None:
     assert found is not None and (found[0] == (np.inf if learns == "jepa" else -np.inf)).all()
     said = verdict([found])
     assert said["value"] is None and said["words"] == ("JEPA needs less" if learns == "jepa" else "JEPA needs more")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words", "said"),
+    [
+        (0.2, 1.1, "the interval carries no verdict", "no"),
+        (0.2, None, "the interval carries no verdict", "not shown"),
+        (None, 1.9, "the interval carries no verdict", "no"),
+        (None, None, race.MORE, "no"),
+        (1.2, 3.0, race.LESS, "not shown"),
+        (2.0, None, race.LESS, "yes"),
+        (None, None, race.LESS, "yes"),
+        (None, None, "not known yet: vjepa has yet to run", "not shown"),
+    ],
+)
+def test_half_of_the_compute_is_told_of_where_the_interval_leaves_no_doubt(
+    low: float | None, high: float | None, words: str, said: str
+) -> None:
+    assert race.half({"low": low, "high": high, "words": words}) == said
 
 
 def test_rivals_get_the_same_compute_and_the_same_choices() -> None:
