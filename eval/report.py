@@ -294,9 +294,9 @@ def layers_section(found: Results) -> str:
 
 
 def bench_section(found: Results) -> str:
-    """How much more compute a pixel rival needs than JEPA, as far as it is known, whether that is all, and what more
-    clips teach."""
-    from .bench import SIDES, growth_table
+    """How much more compute a pixel rival needs than JEPA, as far as it is known, and whether that is all."""
+    from .bench import SIDES
+    from .race import half
 
     rows = []
     for kind, (jepa, rival) in SIDES.items():
@@ -305,12 +305,19 @@ def bench_section(found: Results) -> str:
         runs = ", ".join(f"{side} {counts.get(side, 0)}" for side in (jepa, rival))
         value, low, high = ("–" if one[name] is None else f"{one[name]:.2f}" for name in ("value", "low", "high"))
         told = value if one["value"] is None else f"{value} [{low}, {high}]"
-        rows.append([f"{kind}: {rival} over {jepa}", runs, told, one["words"]])
+        rows.append([f"{kind}: {rival} over {jepa}", runs, told, one["words"], half(one)])
     missing = "A part of it: `missing` in the file names what is left. " if found["missing"] else ""
-    table = _table(["compute to reach the same score", "runs", "ratio", "in words"], rows)
-    ends = "95% bootstrap intervals over scenes and runs; – where an end is out of reach: one side does not get there"
-    made = f"{missing}{_made(found)}. In brackets: {ends}."
-    return "\n\n".join(filter(None, [table, "\n".join(growth_table(found.get("data_growth", []))).strip(), made]))
+    table = _table(["compute to reach the same score", "runs", "ratio", "in words", "JEPA needs at most half"], rows)
+    ends = "95% intervals over scenes and runs; – where an end is out of reach: one side does not get there"
+    return f"{table}\n\n{missing}{_made(found)}. In brackets: {ends}."
+
+
+def growth_section(found: Results) -> str:
+    """What more clips teach, of a benchmark whose data axis has run."""
+    from .bench import growth_table
+
+    table = "\n".join(growth_table(found["data_growth"])).strip()
+    return f"{table}\n\n{_made(found)}. In brackets: 95% bootstrap intervals over scenes."
 
 
 def rivals_section(found: Results) -> str:
@@ -558,6 +565,7 @@ PAINTED: dict[str, tuple[Callable[["Axes", Results], None], tuple[float, float]]
 BLOCKS: dict[str, Callable[[], str]] = {
     "bench": lambda: bench_section(results("bench")),
     "benchmarks": benchmark_table,
+    "data-axis": lambda: growth_section(results("bench-first")),
     "elsewhere": lambda: elsewhere_section({kind: results(file) for file, kind in ELSEWHERE.items()}),
     "layers": lambda: layers_section(results(EXAM)),
     "planning": lambda: planning_section(results("planning")),
@@ -565,8 +573,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "surprise": lambda: surprise_section(results(EXAM)),
     "towers": lambda: probe_section(results("towers")),
 }
-"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, one
-model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it, probes of towers."""
+"""Blocks of a README that are not the tables of an exam: JEPA's compute against its rivals', public benchmarks, what
+more clips teach, one model in several worlds, stages of a model, plans, encoders behind one bridge, what surprises it,
+probes of towers."""
 
 
 def _named(paths: Iterable[Path]) -> set[str]:
