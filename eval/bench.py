@@ -773,8 +773,6 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
 
     asked = [(kind, name) for kind in SIDES for name in VARIABLES[kind] if found[kind]["curves"]]
     curves = [row for kind in SIDES for row in found[kind]["curves"] if row["probe"] == ALONG[-1]]
-    if not curves:
-        return
     colours = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(row["objective"] for row in curves))}
     lines: dict[str, Any] = {}
     columns, count = min(4, len(asked)), math.ceil(len(asked) / 4)
